@@ -1,0 +1,51 @@
+"""The backends of this distribution: the CPU, and on macOS Metal."""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from llamacffi.backends.backend import Backend
+from llamacffi.hookspecs import hookimpl
+
+__all__ = ["register_backends"]
+
+_LIBRARY = re.compile(r"libllama-([a-z0-9]+)(-.*)?\.(so|dylib|dll)")
+
+
+def _shipped(backend: str) -> Callable[[], Iterable[Path]]:
+    def find() -> Iterable[Path]:
+        folder = importlib.resources.files("llamacffi") / "lib"
+        if not folder.is_dir():
+            return []
+        # Path(str()): an editable install gives a view over the build folder, with real files.
+        return [
+            Path(str(entry))
+            for entry in folder.iterdir()
+            if (match := _LIBRARY.fullmatch(entry.name)) and match.group(1) == backend
+        ]
+
+    return find
+
+
+@hookimpl
+def register_backends(register: Callable[[Backend], None]) -> None:
+    """Register what ships with llamacffi itself."""
+    register(
+        Backend(
+            "cpu",
+            _shipped("cpu"),
+            remedy="reinstall llamacffi from a wheel, which has CPU libraries for every processor.",
+        )
+    )
+    register(
+        Backend(
+            "metal",
+            _shipped("metal"),
+            priority=100,
+            device_types=("gpu", "igpu"),
+            remedy="run on macOS, where llamacffi brings Metal along; elsewhere choose another.",
+        )
+    )

@@ -1,0 +1,220 @@
+"""Which library to use: strict by name, or the best that works; and the reports on all of them.
+
+A name is `backend` or `backend:variant`, e.g. "cpu:x86-64-v3". Two environment variables override
+whatever the program asks for: LLAMACFFI_LIBRARY (a path) and LLAMACFFI_BACKEND (a name).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llamacffi import plugins
+from llamacffi.backends import builtin
+from llamacffi.backends.backend import Backend, BackendReport, LibraryReport
+from llamacffi.backends.devices import devices
+from llamacffi.backends.known import REMEDIES
+from llamacffi.backends.probe import probe_library
+from llamacffi.backends.processor import missing_features
+from llamacffi.errors import BackendUnavailableError, LlamaCffiError
+from llamacffi.native.library import Library, LibraryInfo, open_library, read_info
+
+__all__ = ["AUTO", "backends", "choose"]
+
+logger = logging.getLogger("llamacffi.backends")
+AUTO = "auto"
+BACKEND_VARIABLE = "LLAMACFFI_BACKEND"
+LIBRARY_VARIABLE = "LLAMACFFI_LIBRARY"
+
+
+@dataclass
+class _Offer:
+    """All that plugins registered under one name."""
+
+    name: str
+    offers: list[Backend] = field(default_factory=list)
+
+    @property
+    def priority(self) -> int:
+        return max(offer.priority for offer in self.offers)
+
+    @property
+    def device_types(self) -> frozenset[str]:
+        return frozenset(kind for offer in self.offers for kind in offer.device_types)
+
+    @property
+    def remedy(self) -> str:
+        return next((offer.remedy for offer in reversed(self.offers) if offer.remedy), "")
+
+    def candidates(self, variant: str = "") -> list[LibraryInfo]:
+        """The library files, the one that asks most of the processor first."""
+        found = {path.resolve(): read_info(path) for offer in self.offers for path in offer.find()}
+        wanted = [info for info in found.values() if not variant or info.variant == variant]
+        return sorted(wanted, key=lambda info: (-len(info.features), info.variant, str(info.path)))
+
+
+def _offers() -> dict[str, _Offer]:
+    offers: dict[str, _Offer] = {}
+    for backend in plugins.collect("register_backends", builtin, Backend):
+        offers.setdefault(backend.name, _Offer(backend.name)).offers.append(backend)
+    return offers
+
+
+def choose(name: str = AUTO) -> Library:
+    """Open the library to use.
+
+    Args:
+        name: A backend's name, optionally with a variant ("cpu:x86-64-v3"): that one or an
+            error. "auto": the one with the highest priority that works here.
+
+    Returns:
+        The opened library, one per file and process.
+
+    Raises:
+        BackendUnavailableError: Nothing fits; the message lists every candidate, why it cannot
+            be used, and what to do.
+        LibraryMismatchError: A library was built from other sources than this package.
+        PluginError: The backend's plugin is installed but broken.
+    """
+    path = os.environ.get(LIBRARY_VARIABLE)
+    if path:
+        logger.info("Using %s, as %s says.", path, LIBRARY_VARIABLE)
+        return _open_path(Path(path))
+    override = os.environ.get(BACKEND_VARIABLE)
+    if override and override != name:
+        logger.info("Using backend %r instead of %r, as %s says.", override, name, BACKEND_VARIABLE)
+        name = override
+    if name == AUTO:
+        return _choose_best()
+    return _choose_named(name)
+
+
+def _open_path(path: Path) -> Library:
+    if not path.is_file():
+        raise BackendUnavailableError(
+            f"{LIBRARY_VARIABLE} names {str(path)!r}, where no file is. Correct or unset it."
+        )
+    lacking = missing_features(read_info(path).features)
+    if lacking:
+        raise BackendUnavailableError(
+            f"{LIBRARY_VARIABLE} names {str(path)!r}, which needs a processor with "
+            f"{', '.join(lacking)}; this one has not. Unset it, or name another library."
+        )
+    return open_library(path)
+
+
+def _choose_named(name: str) -> Library:
+    base, _, variant = name.partition(":")
+    offers = _offers()
+    offer = offers.get(base)
+    if offer is None:
+        aside = plugins.failure_of(base)
+        remedy = REMEDIES.get(base)
+        known = f"is not installed. To install it: {remedy}" if remedy else "is not known."
+        raise BackendUnavailableError(
+            f"Backend {base!r} was asked for and {known} Found here: {_summary()}.{aside}"
+        )
+    report = _report(offer, variant)
+    if report.library is None:
+        tried = "; ".join(f"{lib.path.name}: {lib.reason}" for lib in report.libraries)
+        raise BackendUnavailableError(
+            f"Backend {name!r} was asked for and cannot be used: {report.reason}."
+            + (f" Tried: {tried}." if len(report.libraries) > 1 else "")
+            + (f" To use it: {report.remedy}" if report.remedy else "")
+            + f" Found here: {_summary()}."
+        )
+    return open_library(report.library.path)
+
+
+def _choose_best() -> Library:
+    passed_over = []
+    for offer in sorted(_offers().values(), key=lambda offer: -offer.priority):
+        report = _report(offer)
+        if report.library is None:
+            passed_over.append(f"{report.name}: {report.reason}")
+            continue
+        logger.info(
+            "Chose backend %r (%s).%s",
+            report.name,
+            ", ".join(device.description for device in report.library.devices),
+            " Passed over " + "; ".join(passed_over) if passed_over else "",
+        )
+        return open_library(report.library.path)
+    raise BackendUnavailableError(
+        "No backend can be used on this machine. " + "; ".join(passed_over) + ". Reinstall "
+        "llamacffi from a wheel for this platform, or build it (see docs/building.md)."
+    )
+
+
+def _summary() -> str:
+    return "; ".join(
+        f"{report.name} ({'usable' if report.usable else report.reason})" for report in backends()
+    )
+
+
+def _report(offer: _Offer, variant: str = "", probe: bool = False) -> BackendReport:
+    """Try the candidates, best first, up to the first that works; the rest only on paper."""
+    reports: list[LibraryReport] = []
+    chosen: LibraryReport | None = None
+    for info in offer.candidates(variant):
+        reports.append(_try(info, offer.device_types, probe, open_it=chosen is None or probe))
+        if chosen is None and reports[-1].usable:
+            chosen = reports[-1]
+    reason = None
+    if not reports:
+        every = ", ".join(info.variant for info in offer.candidates() if info.variant)
+        reason = f"there is no variant {variant!r}, but {every}" if every else "no library is here"
+    elif chosen is None:
+        reason = reports[0].reason
+    return BackendReport(
+        name=offer.name,
+        installed=bool(reports),
+        usable=chosen is not None,
+        reason=reason,
+        remedy=None if chosen else (offer.remedy or REMEDIES.get(offer.name)),
+        library=chosen,
+        libraries=tuple(reports),
+    )
+
+
+def _try(
+    info: LibraryInfo, device_types: frozenset[str], probe: bool, open_it: bool
+) -> LibraryReport:
+    lacking = missing_features(info.features)
+    if lacking:
+        reason = f"the processor lacks {', '.join(lacking)}"
+        return LibraryReport(info.path, info.variant, usable=False, reason=reason)
+    if not open_it:
+        return LibraryReport(info.path, info.variant, usable=True)
+    try:
+        found = probe_library(info.path) if probe else devices(open_library(info.path))
+    except LlamaCffiError as error:
+        return LibraryReport(info.path, info.variant, usable=False, reason=str(error))
+    if device_types and not any(device.type in device_types for device in found):
+        reason = f"the library works, but finds no device of type {' or '.join(sorted(device_types))}"
+        return LibraryReport(info.path, info.variant, usable=False, reason=reason, devices=found)
+    return LibraryReport(info.path, info.variant, usable=True, devices=found)
+
+
+def backends(probe: bool = False) -> list[BackendReport]:
+    """Report on every backend: what is installed, what is usable, and if not, why and the mend.
+
+    Args:
+        probe: Open every candidate in a child process, so that a library that crashes takes
+            nobody along. Otherwise candidates are opened in this process, where they stay.
+
+    Returns:
+        One report per backend, in the order in which "auto" tries them; those that exist
+        elsewhere but are not installed come last.
+    """
+    offers = _offers()
+    ordered = sorted(offers.values(), key=lambda offer: -offer.priority)
+    reports = [_report(offer, probe=probe) for offer in ordered]
+    absent = [
+        BackendReport(name, False, False, reason="not installed", remedy=remedy)
+        for name, remedy in REMEDIES.items()
+        if name not in offers
+    ]
+    return reports + absent

@@ -1,0 +1,42 @@
+"""The devices that an opened library can compute on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llamacffi.backends.backend import Device
+from llamacffi.native.library import Library
+
+__all__ = ["device_pointers", "devices"]
+
+# enum ggml_backend_dev_type
+_TYPES = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accel", 4: "meta"}
+
+
+def device_pointers(library: Library) -> list[Any]:
+    """Every `ggml_backend_dev_t` of the library (ggml_backend_dev_get)."""
+    return [
+        library.lib.ggml_backend_dev_get(index)
+        for index in range(library.lib.ggml_backend_dev_count())
+    ]
+
+
+def devices(library: Library) -> tuple[Device, ...]:
+    """Describe the devices of the library (ggml_backend_dev_get_props)."""
+    ffi, lib = library.ffi, library.lib
+    found = []
+    for pointer in device_pointers(library):
+        free, total = ffi.new("size_t *"), ffi.new("size_t *")
+        lib.ggml_backend_dev_memory(pointer, free, total)
+        found.append(
+            Device(
+                name=ffi.string(lib.ggml_backend_dev_name(pointer)).decode("utf-8", "replace"),
+                description=ffi.string(lib.ggml_backend_dev_description(pointer)).decode(
+                    "utf-8", "replace"
+                ),
+                type=_TYPES.get(int(lib.ggml_backend_dev_type(pointer)), "unknown"),
+                memory_free=int(free[0]),
+                memory_total=int(total[0]),
+            )
+        )
+    return tuple(found)

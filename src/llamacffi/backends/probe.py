@@ -1,0 +1,58 @@
+"""Try a library in a child process: `python -m llamacffi.backends.probe PATH`."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from llamacffi.backends.backend import Device
+from llamacffi.backends.devices import devices
+from llamacffi.errors import BackendUnavailableError, LlamaCffiError
+from llamacffi.native.library import open_library
+
+__all__ = ["probe_library"]
+
+TIMEOUT_SECONDS = 120.0  # a GPU driver may compile its shaders first
+
+
+def probe_library(path: Path) -> tuple[Device, ...]:
+    """Open a library in a child process and return the devices it finds.
+
+    Raises:
+        BackendUnavailableError: It could not be opened, crashed, or did not answer in time.
+    """
+    command = [sys.executable, "-m", "llamacffi.backends.probe", str(path)]
+    try:
+        child = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise BackendUnavailableError(
+            f"{path.name} did not answer within {TIMEOUT_SECONDS:.0f} s when opened."
+        ) from None
+    if child.returncode < 0:
+        name = signal.Signals(-child.returncode).name
+        raise BackendUnavailableError(f"{path.name} crashed with {name} when opened.")
+    try:
+        answer = json.loads(child.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        tail = child.stderr.strip().splitlines()[-1:] or ["no output"]
+        raise BackendUnavailableError(f"{path.name} could not be tried: {tail[0]}") from None
+    if "error" in answer:
+        raise BackendUnavailableError(answer["error"])
+    return tuple(Device(**device) for device in answer["devices"])
+
+
+def _main(path: str) -> None:
+    try:
+        found = devices(open_library(Path(path)))
+    except LlamaCffiError as error:
+        print(json.dumps({"error": str(error)}))
+    else:
+        print(json.dumps({"devices": [asdict(device) for device in found]}))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

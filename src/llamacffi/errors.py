@@ -1,0 +1,144 @@
+"""The tree of exceptions: everything the library raises on purpose derives from LlamaCffiError.
+
+Each message says what was asked, what was found and what to do about it. Where a built-in
+exception describes the same mistake, the class derives from it too, so that `except ValueError`
+and `except FileNotFoundError` work as a Python programmer expects.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AdapterError",
+    "BackendUnavailableError",
+    "CancelledError",
+    "ClosedError",
+    "ContextFullError",
+    "ContextInitError",
+    "DecodeError",
+    "DownloadError",
+    "ForkedError",
+    "GrammarError",
+    "InvalidPositionError",
+    "InvalidSequenceError",
+    "InvalidTokenError",
+    "LibraryMismatchError",
+    "LlamaCffiError",
+    "ModelFormatError",
+    "ModelLoadError",
+    "ModelNotFoundError",
+    "NativeError",
+    "PluginError",
+    "StateError",
+    "TemplateError",
+    "UnsupportedError",
+]
+
+
+class LlamaCffiError(Exception):
+    """Base of every exception that llamacffi raises on purpose."""
+
+
+# -- libraries, backends, plugins ---------------------------------------------------------------
+
+
+class BackendUnavailableError(LlamaCffiError):
+    """The backend that was asked for cannot be used; the message lists every candidate and why."""
+
+
+class LibraryMismatchError(LlamaCffiError):
+    """A native library was built from other sources than this package's declarations."""
+
+
+class PluginError(LlamaCffiError):
+    """A plugin could not be loaded, or registered something that breaks the contract."""
+
+
+class NativeError(LlamaCffiError):
+    """llama.cpp threw an exception or failed an assertion; the message carries its own words."""
+
+
+# -- lifetimes ----------------------------------------------------------------------------------
+
+
+class ClosedError(LlamaCffiError):
+    """A native object was used after it was closed."""
+
+
+class ForkedError(LlamaCffiError):
+    """A native object was used in a child process made by fork(); it belongs to the parent."""
+
+
+# -- models -------------------------------------------------------------------------------------
+
+
+class ModelLoadError(LlamaCffiError):
+    """A model could not be loaded; the message carries the tail of the native log."""
+
+
+class ModelNotFoundError(ModelLoadError, FileNotFoundError):
+    """No model file is where the argument points, and the argument is no alias."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class ModelFormatError(ModelLoadError, ValueError):
+    """The file is not a GGUF file, is cut short, or describes a model that cannot be run."""
+
+
+class DownloadError(LlamaCffiError):
+    """A model could not be fetched, or what arrived does not have the expected hash."""
+
+
+class AdapterError(LlamaCffiError, ValueError):
+    """A LoRA adapter could not be loaded or does not belong to the model."""
+
+
+class UnsupportedError(LlamaCffiError):
+    """The model, the memory type or the backend cannot do what was asked."""
+
+
+# -- contexts and decoding ----------------------------------------------------------------------
+
+
+class ContextInitError(LlamaCffiError):
+    """A context could not be created with these parameters."""
+
+
+class DecodeError(LlamaCffiError):
+    """llama_decode or llama_encode failed; the memory is as it was before the call."""
+
+
+class ContextFullError(DecodeError, ValueError):
+    """The tokens do not fit in the context."""
+
+
+class CancelledError(LlamaCffiError):
+    """The work was cancelled from another thread or by a callback."""
+
+
+class InvalidTokenError(LlamaCffiError, ValueError):
+    """A token id is outside the vocabulary."""
+
+
+class InvalidPositionError(LlamaCffiError, ValueError):
+    """A position is negative, repeated or leaves a gap."""
+
+
+class InvalidSequenceError(LlamaCffiError, ValueError):
+    """A sequence id is outside the context's n_seq_max."""
+
+
+class StateError(LlamaCffiError, ValueError):
+    """A saved state does not belong to this model and context, or is damaged."""
+
+
+# -- text ---------------------------------------------------------------------------------------
+
+
+class GrammarError(LlamaCffiError, ValueError):
+    """A grammar could not be parsed."""
+
+
+class TemplateError(LlamaCffiError, ValueError):
+    """A prompt template is unknown, or could not be rendered."""

@@ -1,0 +1,200 @@
+"""Owned native objects: one owner, closed once, in any order, never used after that.
+
+A `Handle` holds the pointer; the public object (Model, Context, ...) holds the handle. Freeing a
+parent frees its children first, so a model can be closed while contexts of it exist. `keep_alive`
+ties the handle to its public object, so that a forgotten one is freed when it is collected or,
+latest, when the interpreter exits (where Python gives no order, and the children's list does).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from llamacffi.errors import ClosedError, ForkedError, NativeError
+
+__all__ = ["Handle", "live_handles"]
+
+# A daemon thread may sit in a native call while the interpreter exits: how long to wait for it.
+EXIT_TIMEOUT_SECONDS = 5.0
+
+_live: Counter[str] = Counter()
+_live_lock = threading.Lock()
+_forks = 0  # how many forks lie between the first process and this one
+
+
+def _after_fork_in_child() -> None:
+    global _forks, _live_lock
+    _forks += 1
+    _live_lock = threading.Lock()  # another thread of the parent may have held it
+    _live.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def live_handles() -> dict[str, int]:
+    """How many native objects of each kind this process owns now, for leak tests.
+
+    Returns:
+        A mapping from kind ("model", "context", ...) to a count; kinds without any are absent.
+    """
+    with _live_lock:
+        return {kind: count for kind, count in _live.items() if count}
+
+
+class Handle:
+    """One owned native object.
+
+    Args:
+        kind: What it is, for messages and counts: "model", "context", ...
+        pointer: The cffi pointer; not NULL.
+        destroy: Frees it. Called once at most, with the pointer.
+        parent: The handle that must outlive this one.
+        interrupt: Asks a native call that runs in another thread to stop soon.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_broken",
+        "_children",
+        "_closing",
+        "_destroy",
+        "_forks",
+        "_interrupt",
+        "_parent",
+        "_pins",
+        "_pointer",
+        "kind",
+        "lock",
+    )
+
+    def __init__(
+        self,
+        kind: str,
+        pointer: Any,
+        destroy: Callable[[Any], object],
+        parent: Handle | None = None,
+        interrupt: Callable[[], object] | None = None,
+    ) -> None:
+        self.kind = kind
+        self.lock = threading.RLock()
+        self._pointer = pointer
+        self._destroy = destroy
+        self._interrupt = interrupt
+        self._parent = parent
+        self._children: dict[Handle, None] = {}
+        self._pins = 0
+        self._closing = False
+        self._broken: str | None = None
+        self._forks = _forks
+        with _live_lock:
+            _live[kind] += 1
+        if parent is not None:
+            parent._children[self] = None
+
+    @property
+    def pointer(self) -> Any:
+        """The cffi pointer.
+
+        Raises:
+            ClosedError: The object was closed.
+            ForkedError: This process is a fork of the one that made it.
+            NativeError: An assertion failed inside llama.cpp, and the object was given up.
+        """
+        if self._closing or self._forks != _forks or self._broken is not None:
+            raise self._refusal()
+        return self._pointer
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called or has been done by the parent's."""
+        return self._closing
+
+    def _refusal(self) -> Exception:
+        if self._forks != _forks:
+            return ForkedError(
+                f"This {self.kind} was made before os.fork() and belongs to the parent process: "
+                "its threads did not come along. Create a new one in the child, or start "
+                "workers with multiprocessing's 'spawn' method."
+            )
+        if self._broken is not None:
+            return NativeError(
+                f"This {self.kind} was given up after a failure inside llama.cpp: {self._broken}. "
+                "Close it and create a new one."
+            )
+        return ClosedError(f"This {self.kind} is closed. Create a new one to go on.")
+
+    def keep_alive(self, owner: object) -> None:
+        """Close this handle when `owner` is collected, or at the interpreter's exit."""
+        weakref.finalize(owner, self.close)
+
+    def pin(self, exported: object) -> None:
+        """Put off freeing until `exported`, a view into the native memory, is gone."""
+        self._pins += 1
+        weakref.finalize(exported, self._unpin).atexit = False
+
+    @property
+    def pinned(self) -> bool:
+        """Whether views into the native memory are alive."""
+        return self._pins > 0
+
+    def _unpin(self) -> None:
+        self._pins -= 1
+        if self._closing and not self._pins:
+            self._free()
+
+    def give_up(self, reason: str) -> None:
+        """Never touch the object again: not even to free it, since its state is unknown."""
+        self._broken = reason
+        handle: Handle | None = self
+        while handle is not None:  # its threads may still read the parents' memory
+            handle._destroy = _leave
+            handle = handle._parent
+
+    def close(self) -> None:
+        """Free the object; its children first. Safe to call twice, from any thread, at exit."""
+        if self._forks != _forks:
+            self._closing = True  # the parent process frees it
+            return
+        self._closing = True  # from here on other threads are refused
+        if self._interrupt is not None:
+            self._interrupt()
+        if not self.lock.acquire(timeout=EXIT_TIMEOUT_SECONDS if _exiting() else -1):
+            return
+        try:
+            for child in reversed(list(self._children)):
+                child.close()
+            if not self._pins:
+                self._free()
+        finally:
+            self.lock.release()
+
+    def _free(self) -> None:
+        pointer, self._pointer = self._pointer, None
+        if pointer is None:
+            return
+        if any(child._pointer is not None for child in self._children):
+            self._pointer = pointer  # a child is pinned: it calls again when it goes
+            return
+        self._destroy(pointer)
+        with _live_lock:
+            _live[self.kind] -= 1
+        parent, self._parent = self._parent, None
+        if parent is not None:
+            parent._children.pop(self, None)
+            if parent._closing and not parent._pins:
+                parent._free()
+
+
+def _leave(pointer: Any) -> None:
+    """Stands in for the destructor of an object that was given up."""
+
+
+def _exiting() -> bool:
+    return not threading.main_thread().is_alive()

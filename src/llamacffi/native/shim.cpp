@@ -1,0 +1,470 @@
+// The C++ side of the border: see shim.h for the contract of each function.
+
+#include "shim.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <cstring>
+#include <deque>
+#include <mutex>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace {
+
+// -- native log -------------------------------------------------------------------------------
+
+struct log_line {
+    int32_t level;
+    std::string text;
+};
+
+constexpr size_t max_log_lines = 4096;  // a runaway log must not eat the memory of the process
+constexpr size_t max_line_length = 8192;
+
+std::mutex log_mutex;
+std::deque<log_line> log_lines;
+size_t log_dropped = 0;
+volatile int32_t log_pending = 0;
+std::atomic<int32_t> log_level{GGML_LOG_LEVEL_INFO};
+
+// Upstream writes a line in pieces (GGML_LOG_LEVEL_CONT), possibly from several threads at once.
+thread_local std::string line_text;
+thread_local int32_t line_level = GGML_LOG_LEVEL_INFO;
+
+// Warnings and errors of the guarded call that runs on this thread, for its error message.
+thread_local std::string * capture = nullptr;
+
+void push_line(int32_t level, std::string text) {
+    if (capture != nullptr && level >= GGML_LOG_LEVEL_WARN) {
+        capture->append(text).append("\n");
+    }
+    if (level < log_level.load(std::memory_order_relaxed)) {
+        return;
+    }
+    const std::lock_guard<std::mutex> lock(log_mutex);
+    if (log_lines.size() >= max_log_lines) {
+        log_lines.pop_front();
+        log_dropped++;
+    }
+    log_lines.push_back({level, std::move(text)});
+    log_pending = static_cast<int32_t>(log_lines.size());
+}
+
+void on_log(ggml_log_level level, const char * text, void * /*user_data*/) {
+    try {
+        if (level != GGML_LOG_LEVEL_CONT) {
+            line_level = level;
+        }
+        for (const char * p = text; *p != '\0'; p++) {
+            if (*p == '\n' || line_text.size() >= max_line_length) {
+                push_line(line_level, std::exchange(line_text, {}));
+            }
+            if (*p != '\n') {
+                line_text.push_back(*p);
+            }
+        }
+    } catch (...) {
+        // Out of memory while logging: the line is lost, the work goes on.
+    }
+}
+
+// -- guard --------------------------------------------------------------------------------------
+
+struct failed_assertion : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+thread_local int guard_depth = 0;
+
+// ggml_abort calls this and then abort(). Leaving by an exception is the only way not to die.
+// Only a guarded thread may: a worker of ggml's thread pool has nobody to catch it.
+void on_abort(const char * message) {
+    if (guard_depth > 0) {
+        throw failed_assertion(message);
+    }
+    std::fprintf(stderr, "llamacffi: llama.cpp failed an assertion: %s\n", message);
+}
+
+void report(llamacffi_error * error, int32_t kind, const char * what, const std::string & log) {
+    error->kind = kind;
+    std::string text(what);
+    if (!log.empty()) {
+        text.append(text.empty() ? "" : "\n").append(log);
+    }
+    // The tail tells more than the head; a cut UTF-8 sequence is the reader's to replace.
+    const size_t limit = sizeof(error->message) - 1;
+    const size_t start = text.size() > limit ? text.size() - limit : 0;
+    std::memcpy(error->message, text.data() + start, text.size() - start);
+    error->message[text.size() - start] = '\0';
+}
+
+// Runs work; on failure reports and returns fallback.
+template <typename Result, typename Work>
+Result guarded(llamacffi_error * error, Result fallback, Work && work) noexcept {
+    error->kind = LLAMACFFI_ERROR_NONE;
+    error->message[0] = '\0';
+    std::string log;
+    std::string * const outer_capture = std::exchange(capture, &log);
+    guard_depth++;
+    Result result = fallback;
+    try {
+        result = work();
+        if (!log.empty()) {
+            report(error, LLAMACFFI_ERROR_NONE, "", log);
+        }
+    } catch (const failed_assertion & failure) {
+        report(error, LLAMACFFI_ERROR_ASSERTION, failure.what(), log);
+    } catch (const std::bad_alloc &) {
+        report(error, LLAMACFFI_ERROR_MEMORY, "out of memory", log);
+    } catch (const std::exception & failure) {
+        report(error, LLAMACFFI_ERROR_EXCEPTION, failure.what(), log);
+    } catch (...) {
+        report(error, LLAMACFFI_ERROR_EXCEPTION, "unknown C++ exception", log);
+    }
+    guard_depth--;
+    capture = outer_capture;
+    return result;
+}
+
+bool on_progress(float value, void * user_data) {
+    auto * progress = static_cast<llamacffi_progress *>(user_data);
+    progress->value = value;
+    return progress->cancel == 0;
+}
+
+bool on_compute(void * user_data) {
+    return static_cast<llamacffi_progress *>(user_data)->cancel != 0;
+}
+
+// -- layout ---------------------------------------------------------------------------------------
+
+#define STRUCT(name) {"struct " #name, nullptr, sizeof(struct name), 0},
+#define TYPEDEF_STRUCT(name) {#name, nullptr, sizeof(name), 0},
+#define FIELD(name, field) \
+    {"struct " #name, #field, sizeof(((struct name *) nullptr)->field), offsetof(struct name, field)},
+#define CONSTANT(name) {#name, nullptr, static_cast<int64_t>(name), -1},
+
+const llamacffi_layout_row layout_rows[] = {
+#include "layout_rows.inc"
+    STRUCT(llamacffi_error)
+    FIELD(llamacffi_error, kind)
+    FIELD(llamacffi_error, message)
+    STRUCT(llamacffi_progress)
+    FIELD(llamacffi_progress, value)
+    FIELD(llamacffi_progress, cancel)
+};
+
+}  // namespace
+
+// -- what this library is -----------------------------------------------------------------------
+
+int32_t llamacffi_shim_version(void) {
+    return LLAMACFFI_SHIM_VERSION;
+}
+
+const char * llamacffi_commit(void) {
+    return LLAMACFFI_COMMIT;
+}
+
+const llamacffi_layout_row * llamacffi_layout(int32_t * n_rows) {
+    *n_rows = static_cast<int32_t>(sizeof(layout_rows) / sizeof(layout_rows[0]));
+    return layout_rows;
+}
+
+void llamacffi_init(llamacffi_error * error) {
+    guarded(error, 0, [&] {
+        llama_log_set(on_log, nullptr);
+        ggml_set_abort_callback(on_abort);
+        llama_backend_init();
+        return 0;
+    });
+}
+
+// -- native log -----------------------------------------------------------------------------------
+
+void llamacffi_log_set_level(int32_t level) {
+    log_level.store(level, std::memory_order_relaxed);
+}
+
+volatile int32_t * llamacffi_log_pending(void) {
+    return &log_pending;
+}
+
+int32_t llamacffi_log_read(int32_t * level, char * text, int32_t size) {
+    log_line line;
+    {
+        const std::lock_guard<std::mutex> lock(log_mutex);
+        if (log_dropped > 0) {
+            line = {GGML_LOG_LEVEL_WARN, std::to_string(log_dropped) + " log lines were dropped"};
+            log_dropped = 0;
+        } else if (log_lines.empty()) {
+            return -1;
+        } else {
+            line = std::move(log_lines.front());
+            log_lines.pop_front();
+        }
+        log_pending = static_cast<int32_t>(log_lines.size());
+    }
+    *level = line.level;
+    const size_t length = std::min(line.text.size(), static_cast<size_t>(size));
+    std::memcpy(text, line.text.data(), length);
+    return static_cast<int32_t>(length);
+}
+
+// -- models and contexts ----------------------------------------------------------------------------
+
+llama_model * llamacffi_model_load(
+        const char ** paths, size_t n_paths, const llama_model_params * params,
+        llamacffi_progress * progress, llamacffi_error * error) {
+    return guarded<llama_model *>(error, nullptr, [&] {
+        llama_model_params own = *params;
+        own.progress_callback = on_progress;
+        own.progress_callback_user_data = progress;
+        return n_paths == 1 ? llama_model_load_from_file(paths[0], own)
+                            : llama_model_load_from_splits(paths, n_paths, own);
+    });
+}
+
+llama_context * llamacffi_context_init(
+        llama_model * model, const llama_context_params * params, llamacffi_progress * progress,
+        llamacffi_error * error) {
+    return guarded<llama_context *>(error, nullptr, [&] {
+        llama_context_params own = *params;
+        own.abort_callback = on_compute;
+        own.abort_callback_data = progress;
+        return llama_init_from_model(model, own);
+    });
+}
+
+llama_adapter_lora * llamacffi_adapter_load(
+        llama_model * model, const char * path, llamacffi_error * error) {
+    return guarded<llama_adapter_lora *>(
+        error, nullptr, [&] { return llama_adapter_lora_init(model, path); });
+}
+
+int32_t llamacffi_set_adapters(
+        llama_context * ctx, llama_adapter_lora ** adapters, size_t n_adapters, float * scales,
+        llamacffi_error * error) {
+    return guarded<int32_t>(error, -1, [&] {
+        return llama_set_adapters_lora(ctx, adapters, n_adapters, scales);
+    });
+}
+
+gguf_context * llamacffi_gguf_open(const char * path, llamacffi_error * error) {
+    return guarded<gguf_context *>(error, nullptr, [&] {
+        return gguf_init_from_file(path, {/* .no_alloc = */ true, /* .ctx = */ nullptr});
+    });
+}
+
+// -- decoding -----------------------------------------------------------------------------------------
+
+int32_t llamacffi_decode(llama_context * ctx, const llama_batch * batch, llamacffi_error * error) {
+    return guarded<int32_t>(error, INT32_MIN, [&] { return llama_decode(ctx, *batch); });
+}
+
+int32_t llamacffi_encode(llama_context * ctx, const llama_batch * batch, llamacffi_error * error) {
+    return guarded<int32_t>(error, INT32_MIN, [&] { return llama_encode(ctx, *batch); });
+}
+
+int32_t llamacffi_decode_tokens(
+        llama_context * ctx, const llama_token * tokens, int32_t n_tokens, llama_pos pos,
+        llama_seq_id seq_id, int32_t outputs, llamacffi_error * error) {
+    return guarded<int32_t>(error, INT32_MIN, [&] {
+        const size_t n = static_cast<size_t>(n_tokens);
+        std::vector<llama_pos> positions(n);
+        std::vector<int32_t> counts(n, 1);
+        std::vector<llama_seq_id *> sequences(n, &seq_id);
+        std::vector<int8_t> flags(n, outputs == LLAMACFFI_OUTPUT_ALL ? 1 : 0);
+        for (size_t i = 0; i < n; i++) {
+            positions[i] = pos + static_cast<llama_pos>(i);
+        }
+        if (outputs == LLAMACFFI_OUTPUT_LAST) {
+            flags[n - 1] = 1;
+        }
+        llama_batch batch = {
+            n_tokens,         const_cast<llama_token *>(tokens), nullptr, positions.data(),
+            counts.data(), sequences.data(),                  flags.data()};
+        return llama_decode(ctx, batch);
+    });
+}
+
+// -- memory -------------------------------------------------------------------------------------------
+
+bool llamacffi_memory_clear(llama_context * ctx, bool data, llamacffi_error * error) {
+    return guarded(error, false, [&] {
+        llama_memory_clear(llama_get_memory(ctx), data);
+        return true;
+    });
+}
+
+bool llamacffi_memory_seq_rm(
+        llama_context * ctx, llama_seq_id seq_id, llama_pos p0, llama_pos p1,
+        llamacffi_error * error) {
+    return guarded(error, false,
+                   [&] { return llama_memory_seq_rm(llama_get_memory(ctx), seq_id, p0, p1); });
+}
+
+bool llamacffi_memory_seq_cp(
+        llama_context * ctx, llama_seq_id source, llama_seq_id target, llama_pos p0, llama_pos p1,
+        llamacffi_error * error) {
+    return guarded(error, false, [&] {
+        llama_memory_seq_cp(llama_get_memory(ctx), source, target, p0, p1);
+        return true;
+    });
+}
+
+bool llamacffi_memory_seq_keep(llama_context * ctx, llama_seq_id seq_id, llamacffi_error * error) {
+    return guarded(error, false, [&] {
+        llama_memory_seq_keep(llama_get_memory(ctx), seq_id);
+        return true;
+    });
+}
+
+bool llamacffi_memory_seq_add(
+        llama_context * ctx, llama_seq_id seq_id, llama_pos p0, llama_pos p1, llama_pos delta,
+        llamacffi_error * error) {
+    return guarded(error, false, [&] {
+        llama_memory_seq_add(llama_get_memory(ctx), seq_id, p0, p1, delta);
+        return true;
+    });
+}
+
+bool llamacffi_memory_seq_div(
+        llama_context * ctx, llama_seq_id seq_id, llama_pos p0, llama_pos p1, int32_t divisor,
+        llamacffi_error * error) {
+    return guarded(error, false, [&] {
+        llama_memory_seq_div(llama_get_memory(ctx), seq_id, p0, p1, divisor);
+        return true;
+    });
+}
+
+// -- text -----------------------------------------------------------------------------------------------
+
+int32_t llamacffi_tokenize(
+        const llama_vocab * vocab, const char * text, int32_t text_len, llama_token * tokens,
+        int32_t n_tokens_max, bool add_special, bool parse_special, llamacffi_error * error) {
+    return guarded<int32_t>(error, INT32_MIN, [&] {
+        return llama_tokenize(vocab, text, text_len, tokens, n_tokens_max, add_special,
+                              parse_special);
+    });
+}
+
+int32_t llamacffi_token_to_piece(
+        const llama_vocab * vocab, llama_token token, char * buf, int32_t length, int32_t lstrip,
+        bool special, llamacffi_error * error) {
+    return guarded<int32_t>(error, INT32_MIN, [&] {
+        return llama_token_to_piece(vocab, token, buf, length, lstrip, special);
+    });
+}
+
+int32_t llamacffi_detokenize(
+        const llama_vocab * vocab, const llama_token * tokens, int32_t n_tokens, char * text,
+        int32_t text_len_max, bool remove_special, bool unparse_special, llamacffi_error * error) {
+    return guarded<int32_t>(error, INT32_MIN, [&] {
+        return llama_detokenize(vocab, tokens, n_tokens, text, text_len_max, remove_special,
+                                unparse_special);
+    });
+}
+
+// -- sampling -------------------------------------------------------------------------------------------
+
+namespace {
+
+// The largest logit, the first of equals as upstream's greedy sampler does. Copying the vocabulary
+// into llama_token_data first, as the chain does, costs six times as much. In blocks, so that the
+// inner loop is a plain maximum that compilers vectorise.
+llama_token largest(const float * logits, int32_t n) {
+    constexpr int32_t block = 512;
+    float best = logits[0];
+    int32_t best_start = 0;
+    for (int32_t start = 0; start < n; start += block) {
+        const int32_t end = std::min(n, start + block);
+        float high = logits[start];
+        for (int32_t i = start; i < end; i++) {
+            high = logits[i] > high ? logits[i] : high;
+        }
+        if (high > best) {
+            best = high;
+            best_start = start;
+        }
+    }
+    for (int32_t i = best_start; i < n; i++) {
+        if (logits[i] == best) {
+            return i;
+        }
+    }
+    return best_start;  // every logit is NaN
+}
+
+bool is_greedy(llama_sampler * chain) {
+    return llama_sampler_chain_n(chain) == 1 &&
+           std::strcmp(llama_sampler_name(llama_sampler_chain_get(chain, 0)), "greedy") == 0;
+}
+
+}  // namespace
+
+llama_token llamacffi_sampler_sample(
+        llama_sampler * chain, llama_context * ctx, int32_t idx, llamacffi_error * error) {
+    return guarded<llama_token>(error, LLAMA_TOKEN_NULL, [&] {
+        if (is_greedy(chain)) {
+            const float * logits = llama_get_logits_ith(ctx, idx);
+            if (logits == nullptr) {
+                throw std::invalid_argument("no logits at this index");
+            }
+            const llama_vocab * vocab = llama_model_get_vocab(llama_get_model(ctx));
+            return largest(logits, llama_vocab_n_tokens(vocab));
+        }
+        return llama_sampler_sample(chain, ctx, idx);
+    });
+}
+
+bool llamacffi_sampler_accept(llama_sampler * sampler, llama_token token, llamacffi_error * error) {
+    return guarded(error, false, [&] {
+        llama_sampler_accept(sampler, token);
+        return true;
+    });
+}
+
+bool llamacffi_sampler_apply(
+        llama_sampler * sampler, llama_token_data_array * candidates, llamacffi_error * error) {
+    return guarded(error, false, [&] {
+        llama_sampler_apply(sampler, candidates);
+        return true;
+    });
+}
+
+llama_sampler * llamacffi_sampler_clone(const llama_sampler * sampler, llamacffi_error * error) {
+    return guarded<llama_sampler *>(error, nullptr, [&] { return llama_sampler_clone(sampler); });
+}
+
+llama_sampler * llamacffi_sampler_init_grammar(
+        const llama_vocab * vocab, const char * grammar, const char * root,
+        llamacffi_error * error) {
+    return guarded<llama_sampler *>(
+        error, nullptr, [&] { return llama_sampler_init_grammar(vocab, grammar, root); });
+}
+
+// -- state ------------------------------------------------------------------------------------------------
+
+size_t llamacffi_state_size(llama_context * ctx, llama_seq_id seq_id, llamacffi_error * error) {
+    return guarded<size_t>(error, 0, [&] { return llama_state_seq_get_size(ctx, seq_id); });
+}
+
+size_t llamacffi_state_get(
+        llama_context * ctx, uint8_t * target, size_t size, llama_seq_id seq_id,
+        llamacffi_error * error) {
+    return guarded<size_t>(
+        error, 0, [&] { return llama_state_seq_get_data(ctx, target, size, seq_id); });
+}
+
+size_t llamacffi_state_set(
+        llama_context * ctx, const uint8_t * source, size_t size, llama_seq_id seq_id,
+        llamacffi_error * error) {
+    return guarded<size_t>(
+        error, 0, [&] { return llama_state_seq_set_data(ctx, source, size, seq_id); });
+}

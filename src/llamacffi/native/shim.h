@@ -1,0 +1,152 @@
+/* The narrow C interface that is compiled into every llamacffi library, beside llama.cpp's own.
+ *
+ * Read twice: by the C++ compiler for shim.cpp, and by cffi for the declarations (which cuts
+ * everything between the two "cffi:" lines below). Bump LLAMACFFI_SHIM_VERSION with every change
+ * of meaning; sizes and signatures are compared at load in any case.
+ *
+ * Guarded functions catch C++ exceptions and failed assertions of llama.cpp, which would
+ * otherwise end the process. They report through an llamacffi_error and return the value named.
+ */
+/* cffi: skip */
+#pragma once
+#include "llama.h"
+
+#if defined(_WIN32)
+#define LLAMACFFI_API __declspec(dllexport)
+#else
+#define LLAMACFFI_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+/* cffi: end skip */
+
+#define LLAMACFFI_SHIM_VERSION 1
+
+#define LLAMACFFI_ERROR_NONE 0      /* message, if any, is the captured native log */
+#define LLAMACFFI_ERROR_EXCEPTION 1 /* a C++ exception; the object is still usable */
+#define LLAMACFFI_ERROR_ASSERTION 2 /* an assertion of ggml failed; the object must be abandoned */
+#define LLAMACFFI_ERROR_MEMORY 3    /* std::bad_alloc */
+
+#define LLAMACFFI_OUTPUT_NONE 0
+#define LLAMACFFI_OUTPUT_LAST 1
+#define LLAMACFFI_OUTPUT_ALL 2
+
+struct llamacffi_error {
+    int32_t kind;       /* LLAMACFFI_ERROR_* */
+    char message[4092]; /* UTF-8, NUL-terminated; warnings and errors logged during the call */
+};
+
+struct llamacffi_progress {
+    volatile float value;    /* written by the library: 0.0 to 1.0 */
+    volatile int32_t cancel; /* written by the caller: non-zero stops the work */
+};
+
+struct llamacffi_layout_row {
+    const char * name;  /* "struct llama_batch", or the constant's name */
+    const char * field; /* NULL for a whole struct or a constant */
+    int64_t size;       /* bytes; the value for a constant */
+    int64_t offset;     /* bytes from the start of the struct */
+};
+
+/* -- what this library is ------------------------------------------------------------------- */
+LLAMACFFI_API int32_t llamacffi_shim_version(void);
+LLAMACFFI_API const char * llamacffi_commit(void);
+LLAMACFFI_API const struct llamacffi_layout_row * llamacffi_layout(int32_t * n_rows);
+
+/* Installs the log and assertion hooks and calls llama_backend_init. Once per library. */
+LLAMACFFI_API void llamacffi_init(struct llamacffi_error * error);
+
+/* -- native log: lines are kept in a bounded queue until they are read ----------------------- */
+LLAMACFFI_API void llamacffi_log_set_level(int32_t level); /* enum ggml_log_level; lower is dropped */
+LLAMACFFI_API volatile int32_t * llamacffi_log_pending(void); /* number of lines to read */
+/* Takes the oldest line: its length (cut to size), or -1 when there is none. */
+LLAMACFFI_API int32_t llamacffi_log_read(int32_t * level, char * text, int32_t size);
+
+/* -- models and contexts ---------------------------------------------------------------------- */
+LLAMACFFI_API struct llama_model * llamacffi_model_load(
+    const char ** paths, size_t n_paths, const struct llama_model_params * params,
+    struct llamacffi_progress * progress, struct llamacffi_error * error);
+LLAMACFFI_API struct llama_context * llamacffi_context_init(
+    struct llama_model * model, const struct llama_context_params * params,
+    struct llamacffi_progress * progress, struct llamacffi_error * error);
+LLAMACFFI_API struct llama_adapter_lora * llamacffi_adapter_load(
+    struct llama_model * model, const char * path, struct llamacffi_error * error);
+LLAMACFFI_API int32_t llamacffi_set_adapters(
+    struct llama_context * ctx, struct llama_adapter_lora ** adapters, size_t n_adapters,
+    float * scales, struct llamacffi_error * error);
+LLAMACFFI_API struct gguf_context * llamacffi_gguf_open(
+    const char * path, struct llamacffi_error * error);
+
+/* -- decoding: llama_decode's return value, or INT32_MIN when error->kind is set --------------- */
+LLAMACFFI_API int32_t llamacffi_decode(
+    struct llama_context * ctx, const struct llama_batch * batch, struct llamacffi_error * error);
+LLAMACFFI_API int32_t llamacffi_encode(
+    struct llama_context * ctx, const struct llama_batch * batch, struct llamacffi_error * error);
+/* One sequence, consecutive positions from pos on; outputs is LLAMACFFI_OUTPUT_*. */
+LLAMACFFI_API int32_t llamacffi_decode_tokens(
+    struct llama_context * ctx, const llama_token * tokens, int32_t n_tokens, llama_pos pos,
+    llama_seq_id seq_id, int32_t outputs, struct llamacffi_error * error);
+
+/* -- memory ----------------------------------------------------------------------------------- */
+LLAMACFFI_API bool llamacffi_memory_clear(
+    struct llama_context * ctx, bool data, struct llamacffi_error * error);
+LLAMACFFI_API bool llamacffi_memory_seq_rm(
+    struct llama_context * ctx, llama_seq_id seq_id, llama_pos p0, llama_pos p1,
+    struct llamacffi_error * error);
+LLAMACFFI_API bool llamacffi_memory_seq_cp(
+    struct llama_context * ctx, llama_seq_id source, llama_seq_id target, llama_pos p0,
+    llama_pos p1, struct llamacffi_error * error);
+LLAMACFFI_API bool llamacffi_memory_seq_keep(
+    struct llama_context * ctx, llama_seq_id seq_id, struct llamacffi_error * error);
+LLAMACFFI_API bool llamacffi_memory_seq_add(
+    struct llama_context * ctx, llama_seq_id seq_id, llama_pos p0, llama_pos p1, llama_pos delta,
+    struct llamacffi_error * error);
+LLAMACFFI_API bool llamacffi_memory_seq_div(
+    struct llama_context * ctx, llama_seq_id seq_id, llama_pos p0, llama_pos p1, int32_t divisor,
+    struct llamacffi_error * error);
+
+/* -- text: llama.h's meaning; INT32_MIN with error->kind set on an exception ------------------- */
+LLAMACFFI_API int32_t llamacffi_tokenize(
+    const struct llama_vocab * vocab, const char * text, int32_t text_len, llama_token * tokens,
+    int32_t n_tokens_max, bool add_special, bool parse_special, struct llamacffi_error * error);
+LLAMACFFI_API int32_t llamacffi_token_to_piece(
+    const struct llama_vocab * vocab, llama_token token, char * buf, int32_t length,
+    int32_t lstrip, bool special, struct llamacffi_error * error);
+LLAMACFFI_API int32_t llamacffi_detokenize(
+    const struct llama_vocab * vocab, const llama_token * tokens, int32_t n_tokens, char * text,
+    int32_t text_len_max, bool remove_special, bool unparse_special,
+    struct llamacffi_error * error);
+
+/* -- sampling: LLAMA_TOKEN_NULL or NULL with error->kind set on an exception -------------------- */
+/* llama_sampler_sample. A chain whose only node is greedy takes the short way of one pass. */
+LLAMACFFI_API llama_token llamacffi_sampler_sample(
+    struct llama_sampler * chain, struct llama_context * ctx, int32_t idx,
+    struct llamacffi_error * error);
+LLAMACFFI_API bool llamacffi_sampler_accept(
+    struct llama_sampler * sampler, llama_token token, struct llamacffi_error * error);
+LLAMACFFI_API bool llamacffi_sampler_apply(
+    struct llama_sampler * sampler, llama_token_data_array * candidates,
+    struct llamacffi_error * error);
+LLAMACFFI_API struct llama_sampler * llamacffi_sampler_clone(
+    const struct llama_sampler * sampler, struct llamacffi_error * error);
+LLAMACFFI_API struct llama_sampler * llamacffi_sampler_init_grammar(
+    const struct llama_vocab * vocab, const char * grammar, const char * root,
+    struct llamacffi_error * error);
+
+/* -- state: bytes written or read, 0 on failure --------------------------------------------------- */
+LLAMACFFI_API size_t llamacffi_state_size(
+    struct llama_context * ctx, llama_seq_id seq_id, struct llamacffi_error * error);
+LLAMACFFI_API size_t llamacffi_state_get(
+    struct llama_context * ctx, uint8_t * target, size_t size, llama_seq_id seq_id,
+    struct llamacffi_error * error);
+LLAMACFFI_API size_t llamacffi_state_set(
+    struct llama_context * ctx, const uint8_t * source, size_t size, llama_seq_id seq_id,
+    struct llamacffi_error * error);
+
+/* cffi: skip */
+#ifdef __cplusplus
+}
+#endif
+/* cffi: end skip */

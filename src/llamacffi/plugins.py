@@ -1,0 +1,163 @@
+"""The plugin manager: entry points, loaded when first needed and once.
+
+A plugin that cannot be imported, or whose hook raises, is reported with its name and skipped;
+the others work on. It raises only where it is the one that was asked for.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, TypeVar
+
+import pluggy
+
+from llamacffi import hookspecs
+from llamacffi.errors import PluginError
+
+__all__ = ["PluginReport", "collect", "failure_of", "plugins"]
+
+logger = logging.getLogger("llamacffi.plugins")
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True)
+class PluginReport:
+    """One plugin, as found.
+
+    Attributes:
+        name: Its entry-point name.
+        distribution: The installed distribution and its version, e.g. "llamacffi-vulkan 0.1.0".
+        module: The module the entry point names.
+        hooks: The hooks it implements.
+        error: Why it cannot be used; None if it can.
+    """
+
+    name: str
+    distribution: str
+    module: str
+    hooks: tuple[str, ...] = ()
+    error: str | None = None
+
+
+class _Plugins:
+    """What was found in this process."""
+
+    def __init__(self) -> None:
+        self.manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self.manager.add_hookspecs(hookspecs)
+        self.reports: dict[str, PluginReport] = {}
+        for entry in importlib.metadata.entry_points(group=hookspecs.PROJECT):
+            self._load(entry)
+
+    def _load(self, entry: importlib.metadata.EntryPoint) -> None:
+        owner = entry.dist
+        distribution = f"{owner.name} {owner.version}" if owner is not None else "unknown"
+        error = None
+        hooks: tuple[str, ...] = ()
+        try:
+            module = entry.load()
+            if self.manager.has_plugin(entry.name):
+                raise PluginError(f"another plugin is called {entry.name!r} already")
+            self.manager.register(module, entry.name)
+            self.manager.check_pending()
+            callers = self.manager.get_hookcallers(module) or []
+            hooks = tuple(caller.name for caller in callers)
+        except Exception as caught:  # whatever a stranger's module raises must not stop the rest
+            error = f"{type(caught).__name__}: {caught}"
+            logger.warning("The plugin %r (%s) was skipped: %s", entry.name, distribution, error)
+        self.reports[entry.name] = PluginReport(
+            entry.name, distribution, entry.value, hooks, error
+        )
+
+    def report_failure(self, name: str, error: str) -> None:
+        known = self.reports.get(name, PluginReport(name, "unknown", "unknown"))
+        self.reports[name] = PluginReport(
+            known.name, known.distribution, known.module, known.hooks, error
+        )
+
+
+_found: _Plugins | None = None
+_lock = threading.RLock()
+
+
+def _plugins() -> _Plugins:
+    global _found
+    with _lock:
+        if _found is None:
+            _found = _Plugins()
+        return _found
+
+
+def plugins() -> list[PluginReport]:
+    """Every third-party plugin that is installed, usable or not."""
+    return list(_plugins().reports.values())
+
+
+def failure_of(name: str) -> str:
+    """What to add to "unknown name" messages: the plugins that failed to load, if any.
+
+    Raises:
+        PluginError: The plugin called `name` itself is installed and broken.
+    """
+    broken = [report for report in plugins() if report.error]
+    for report in broken:
+        if name in (report.name, report.distribution.split()[0]):
+            raise PluginError(
+                f"The plugin {report.name!r} ({report.distribution}) was asked for and cannot be "
+                f"used: {report.error}. Repair or reinstall it."
+            )
+    if not broken:
+        return ""
+    return " Plugins that failed: " + "; ".join(f"{r.name} ({r.error})" for r in broken) + "."
+
+
+def collect(hook: str, builtin: ModuleType, kind: type[_Item]) -> list[_Item]:
+    """Call one registration hook on the built-in module and on every plugin, one by one.
+
+    Args:
+        hook: The hook's name, e.g. "register_backends".
+        builtin: The module with llamacffi's own implementation.
+        kind: What may be registered; anything else is the plugin's error.
+
+    Returns:
+        What was registered: the built-in things first, then the plugins' in the order found.
+    """
+    found = _plugins()
+    with _lock:
+        manager = found.manager
+        if not manager.is_registered(builtin):
+            manager.register(builtin, builtin.__name__)
+        items: list[_Item] = []
+        everyone = manager.get_plugins()
+        ordered = [builtin, *(plugin for plugin in everyone if plugin is not builtin)]
+        for plugin in ordered:
+            others = [other for other in everyone if other is not plugin]
+            caller = manager.subset_hook_caller(hook, remove_plugins=others)
+            own: list[_Item] = []
+            name = manager.get_name(plugin) or repr(plugin)
+            try:
+                caller(register=_registrar(own, kind))
+            except Exception as error:
+                if plugin is builtin:
+                    raise
+                found.report_failure(name, f"{hook}: {type(error).__name__}: {error}")
+                logger.warning("The plugin %r failed in %s: %s", name, hook, error)
+                continue
+            if own:
+                logger.debug("%s: %s registered %s", hook, name, own)
+            items.extend(own)
+        return items
+
+
+def _registrar(items: list[_Item], kind: type[_Item]) -> Callable[[Any], None]:
+    def register(item: Any) -> None:
+        if not isinstance(item, kind):
+            raise PluginError(f"expected a {kind.__name__}, got {type(item).__name__}")
+        items.append(item)
+
+    return register

@@ -1,0 +1,29 @@
+"""Print what the overlay needs to know of this llama.cpp tree: source lists and versions.
+
+Upstream's CMake globs the model sources and sets its versions in CMakeLists.txt. Reading both
+here keeps an upgrade of llama.cpp from editing the overlay.
+
+Usage: describe.py sources FOLDER | describe.py version CMAKE_FILE PREFIX
+"""
+
+import re
+import sys
+from pathlib import Path
+
+
+def sources(folder: str) -> list[str]:
+    """The C++ sources directly in a folder, sorted, relative to the tree."""
+    return sorted(path.as_posix() for path in Path(folder).glob("*.cpp"))
+
+
+def version(cmake_file: str, prefix: str) -> list[str]:
+    """MAJOR.MINOR.PATCH from `set(PREFIX_VERSION_MAJOR 0)` and its fellows."""
+    text = Path(cmake_file).read_text(encoding="utf-8")
+    parts = ("MAJOR", "MINOR", "PATCH")
+    found = [re.search(rf"set\({prefix}_VERSION_{part}\s+(\d+)\)", text) for part in parts]
+    return [".".join(match.group(1) if match else "0" for match in found)]
+
+
+if __name__ == "__main__":
+    command = {"sources": sources, "version": version}[sys.argv[1]]
+    print("\n".join(command(*sys.argv[2:])))
