@@ -1,1 +1,72 @@
-"""Run GGUF language models inside Python: llama.cpp behind CFFI, the backend chosen at run time."""
+"""Run GGUF language models inside Python: llama.cpp behind CFFI, the backend chosen at run time.
+
+Importing this package opens no library and imports no heavy one: names are loaded when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llamacffi import errors as errors
+    from llamacffi.adapter import Adapter as Adapter
+    from llamacffi.backends import Backend as Backend
+    from llamacffi.backends import BackendReport as BackendReport
+    from llamacffi.backends import Device as Device
+    from llamacffi.backends import backends as backends
+    from llamacffi.batch import Batch as Batch
+    from llamacffi.context import Context as Context
+    from llamacffi.hookspecs import hookimpl as hookimpl
+    from llamacffi.llama import Llama as Llama
+    from llamacffi.memory import Memory as Memory
+    from llamacffi.model import Model as Model
+    from llamacffi.sampling import NativeNode as NativeNode
+    from llamacffi.sampling import Sampler as Sampler
+    from llamacffi.sampling import SamplerChain as SamplerChain
+    from llamacffi.sampling import SamplingParams as SamplingParams
+    from llamacffi.sampling import samplers as samplers
+    from llamacffi.vocab import StreamDecoder as StreamDecoder
+    from llamacffi.vocab import Vocab as Vocab
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Adapter": "adapter",
+    "Backend": "backends",
+    "BackendReport": "backends",
+    "Batch": "batch",
+    "Context": "context",
+    "Device": "backends",
+    "Llama": "llama",
+    "Memory": "memory",
+    "Model": "model",
+    "NativeNode": "sampling",
+    "Sampler": "sampling",
+    "SamplerChain": "sampling",
+    "SamplingParams": "sampling",
+    "StreamDecoder": "vocab",
+    "Vocab": "vocab",
+    "hookimpl": "hookspecs",
+    "samplers": "sampling",
+}
+__all__ = [*_HOMES, "__version__", "backends", "errors"]  # noqa: PLE0604 - all strings
+
+# A library must not print warnings by itself; the application decides where logs go.
+logging.getLogger("llamacffi").addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("backends", "errors"):  # modules; the first one can be called
+        return importlib.import_module(f"llamacffi.{name}")
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'llamacffi' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"llamacffi.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

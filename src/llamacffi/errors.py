@@ -16,6 +16,7 @@ __all__ = [
     "ContextInitError",
     "DecodeError",
     "DownloadError",
+    "EmptyInputError",
     "ForkedError",
     "GrammarError",
     "InvalidPositionError",
@@ -27,6 +28,7 @@ __all__ = [
     "ModelLoadError",
     "ModelNotFoundError",
     "NativeError",
+    "ParameterError",
     "PluginError",
     "StateError",
     "TemplateError",
@@ -36,6 +38,10 @@ __all__ = [
 
 class LlamaCffiError(Exception):
     """Base of every exception that llamacffi raises on purpose."""
+
+
+class ParameterError(LlamaCffiError, ValueError):
+    """An argument has a value that makes no sense; the message names the values that do."""
 
 
 # -- libraries, backends, plugins ---------------------------------------------------------------
@@ -115,6 +121,10 @@ class ContextFullError(DecodeError, ValueError):
 
 class CancelledError(LlamaCffiError):
     """The work was cancelled from another thread or by a callback."""
+
+
+class EmptyInputError(LlamaCffiError, ValueError):
+    """A prompt or a batch without a single token."""
 
 
 class InvalidTokenError(LlamaCffiError, ValueError):

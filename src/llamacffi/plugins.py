@@ -19,7 +19,7 @@ import pluggy
 from llamacffi import hookspecs
 from llamacffi.errors import PluginError
 
-__all__ = ["PluginReport", "collect", "failure_of", "plugins"]
+__all__ = ["PluginReport", "collect", "failure_of", "installed"]
 
 logger = logging.getLogger("llamacffi.plugins")
 _Item = TypeVar("_Item")
@@ -70,9 +70,7 @@ class _Plugins:
         except Exception as caught:  # whatever a stranger's module raises must not stop the rest
             error = f"{type(caught).__name__}: {caught}"
             logger.warning("The plugin %r (%s) was skipped: %s", entry.name, distribution, error)
-        self.reports[entry.name] = PluginReport(
-            entry.name, distribution, entry.value, hooks, error
-        )
+        self.reports[entry.name] = PluginReport(entry.name, distribution, entry.value, hooks, error)
 
     def report_failure(self, name: str, error: str) -> None:
         known = self.reports.get(name, PluginReport(name, "unknown", "unknown"))
@@ -93,7 +91,7 @@ def _plugins() -> _Plugins:
         return _found
 
 
-def plugins() -> list[PluginReport]:
+def installed() -> list[PluginReport]:
     """Every third-party plugin that is installed, usable or not."""
     return list(_plugins().reports.values())
 
@@ -104,7 +102,7 @@ def failure_of(name: str) -> str:
     Raises:
         PluginError: The plugin called `name` itself is installed and broken.
     """
-    broken = [report for report in plugins() if report.error]
+    broken = [report for report in installed() if report.error]
     for report in broken:
         if name in (report.name, report.distribution.split()[0]):
             raise PluginError(

@@ -193,7 +193,9 @@ def _try(
     except LlamaCffiError as error:
         return LibraryReport(info.path, info.variant, usable=False, reason=str(error))
     if device_types and not any(device.type in device_types for device in found):
-        reason = f"the library works, but finds no device of type {' or '.join(sorted(device_types))}"
+        reason = (
+            f"the library works, but finds no device of type {' or '.join(sorted(device_types))}"
+        )
         return LibraryReport(info.path, info.variant, usable=False, reason=reason, devices=found)
     return LibraryReport(info.path, info.variant, usable=True, devices=found)
 

@@ -89,7 +89,7 @@ class Handle:
         self._interrupt = interrupt
         self._parent = parent
         self._children: dict[Handle, None] = {}
-        self._pins = 0
+        self._pins: dict[int, weakref.ref[Any]] = {}
         self._closing = False
         self._broken: str | None = None
         self._forks = _forks
@@ -136,16 +136,16 @@ class Handle:
 
     def pin(self, exported: object) -> None:
         """Put off freeing until `exported`, a view into the native memory, is gone."""
-        self._pins += 1
-        weakref.finalize(exported, self._unpin).atexit = False
+        reference = weakref.ref(exported, self._unpin)
+        self._pins[id(reference)] = reference  # by id: an array cannot be hashed
 
     @property
     def pinned(self) -> bool:
         """Whether views into the native memory are alive."""
-        return self._pins > 0
+        return bool(self._pins)
 
-    def _unpin(self) -> None:
-        self._pins -= 1
+    def _unpin(self, reference: weakref.ref[Any]) -> None:
+        self._pins.pop(id(reference), None)
         if self._closing and not self._pins:
             self._free()
 
@@ -157,6 +157,13 @@ class Handle:
             handle._destroy = _leave
             handle = handle._parent
 
+    def release(self) -> Any:
+        """Give the ownership away: return the pointer, and never free it."""
+        with self.lock:
+            pointer, self._destroy = self.pointer, _leave
+            self.close()
+        return pointer
+
     def close(self) -> None:
         """Free the object; its children first. Safe to call twice, from any thread, at exit."""
         if self._forks != _forks:
@@ -165,15 +172,21 @@ class Handle:
         self._closing = True  # from here on other threads are refused
         if self._interrupt is not None:
             self._interrupt()
+        # Children first and without our lock: a thread in a child may need it to finish. Then
+        # again with it, for a child that was being made meanwhile.
+        self._close_children()
         if not self.lock.acquire(timeout=EXIT_TIMEOUT_SECONDS if _exiting() else -1):
             return
         try:
-            for child in reversed(list(self._children)):
-                child.close()
+            self._close_children()
             if not self._pins:
                 self._free()
         finally:
             self.lock.release()
+
+    def _close_children(self) -> None:
+        for child in reversed(list(self._children)):
+            child.close()
 
     def _free(self) -> None:
         pointer, self._pointer = self._pointer, None

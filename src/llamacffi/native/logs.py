@@ -38,12 +38,19 @@ class NativeLog:
         level = next((native for native, python in _LEVELS.items() if python >= wanted), 5)
         self._lib.llamacffi_log_set_level(level)
 
+    @property
+    def pending(self) -> int:
+        """How many lines wait."""
+        return int(self._pending[0])
+
     def drain(self) -> None:
         """Hand what has come since the last time to the logger."""
         if not self._pending[0]:
             return
         with self._lock:
-            while (length := self._lib.llamacffi_log_read(self._level, self._text, _LINE_BYTES)) >= 0:
+            while (
+                length := self._lib.llamacffi_log_read(self._level, self._text, _LINE_BYTES)
+            ) >= 0:
                 level = _LEVELS.get(self._level[0], logging.INFO)
                 if logger.isEnabledFor(level):
                     text = bytes(self._ffi.buffer(self._text, length)).decode("utf-8", "replace")

@@ -448,23 +448,3 @@ llama_sampler * llamacffi_sampler_init_grammar(
     return guarded<llama_sampler *>(
         error, nullptr, [&] { return llama_sampler_init_grammar(vocab, grammar, root); });
 }
-
-// -- state ------------------------------------------------------------------------------------------------
-
-size_t llamacffi_state_size(llama_context * ctx, llama_seq_id seq_id, llamacffi_error * error) {
-    return guarded<size_t>(error, 0, [&] { return llama_state_seq_get_size(ctx, seq_id); });
-}
-
-size_t llamacffi_state_get(
-        llama_context * ctx, uint8_t * target, size_t size, llama_seq_id seq_id,
-        llamacffi_error * error) {
-    return guarded<size_t>(
-        error, 0, [&] { return llama_state_seq_get_data(ctx, target, size, seq_id); });
-}
-
-size_t llamacffi_state_set(
-        llama_context * ctx, const uint8_t * source, size_t size, llama_seq_id seq_id,
-        llamacffi_error * error) {
-    return guarded<size_t>(
-        error, 0, [&] { return llama_state_seq_set_data(ctx, source, size, seq_id); });
-}

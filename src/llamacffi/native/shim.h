@@ -135,16 +135,6 @@ LLAMACFFI_API struct llama_sampler * llamacffi_sampler_init_grammar(
     const struct llama_vocab * vocab, const char * grammar, const char * root,
     struct llamacffi_error * error);
 
-/* -- state: bytes written or read, 0 on failure --------------------------------------------------- */
-LLAMACFFI_API size_t llamacffi_state_size(
-    struct llama_context * ctx, llama_seq_id seq_id, struct llamacffi_error * error);
-LLAMACFFI_API size_t llamacffi_state_get(
-    struct llama_context * ctx, uint8_t * target, size_t size, llama_seq_id seq_id,
-    struct llamacffi_error * error);
-LLAMACFFI_API size_t llamacffi_state_set(
-    struct llama_context * ctx, const uint8_t * source, size_t size, llama_seq_id seq_id,
-    struct llamacffi_error * error);
-
 /* cffi: skip */
 #ifdef __cplusplus
 }

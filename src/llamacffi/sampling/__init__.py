@@ -1,1 +1,8 @@
-"""."""
+"""Sampling: from logits to a token."""
+
+from llamacffi.sampling.chain import LogitsProcessor, SamplerChain
+from llamacffi.sampling.params import SamplingParams
+from llamacffi.sampling.registry import samplers
+from llamacffi.sampling.sampler import NativeNode, Sampler
+
+__all__ = ["LogitsProcessor", "NativeNode", "Sampler", "SamplerChain", "SamplingParams", "samplers"]

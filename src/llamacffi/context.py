@@ -1,0 +1,675 @@
+"""A context: the working state of one model, where tokens are decoded."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llamacffi.batch import Batch
+from llamacffi.context_params import ContextParams
+from llamacffi.errors import (
+    CancelledError,
+    ClosedError,
+    ContextFullError,
+    ContextInitError,
+    DecodeError,
+    EmptyInputError,
+    InvalidPositionError,
+    ParameterError,
+    UnsupportedError,
+)
+from llamacffi.memory import Memory
+from llamacffi.native.handle import Handle
+from llamacffi.native.interruptible import run_interruptible
+from llamacffi.vocab import check_tokens
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from llamacffi.adapter import Adapter
+    from llamacffi.model import Model
+
+__all__ = ["Context", "PerformanceCounters"]
+
+OUTPUTS = {"none": 0, "last": 1, "all": 2}  # LLAMACFFI_OUTPUT_*
+NO_SLOT, ABORTED, INVALID_BATCH = 1, 2, -1  # what llama_decode returns
+FLOAT_BYTES = 4
+# Below this many tokens a call is over before anybody could press Ctrl-C.
+INTERRUPTIBLE_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class PerformanceCounters:
+    """What a context has done since the last reset (llama_perf_context_data).
+
+    Attributes:
+        load_ms: Milliseconds spent loading.
+        prompt_ms: Milliseconds in batches of several tokens.
+        eval_ms: Milliseconds in single tokens.
+        n_prompt: Tokens in batches of several.
+        n_eval: Single tokens.
+        n_reused: How often a compute graph was used again.
+    """
+
+    load_ms: float
+    prompt_ms: float
+    eval_ms: float
+    n_prompt: int
+    n_eval: int
+    n_reused: int
+
+
+class Context:
+    """A context of a model (llama_init_from_model); `model.context(...)` makes one too.
+
+    A context has a lock: a second thread waits until the first one's call is over. `cancel` and
+    `close` may be called while another thread decodes.
+
+    Args:
+        model: The model.
+        n_ctx: Tokens that it can hold, all sequences together; 0 for what the model was trained
+            for, which may need much memory.
+        n_batch: Most tokens in one decode; longer prompts are cut into several.
+        n_ubatch: Most tokens computed at once; None for 512, or n_batch where the model has an
+            encoder.
+        n_seq_max: Number of sequences.
+        n_outputs_max: Most rows of logits or embeddings of one decode; None for n_batch with
+            embeddings, else for a few, which saves memory.
+        n_threads: Threads for single tokens; None for one per physical core.
+        n_threads_batch: Threads for batches; None for n_threads.
+        embeddings: Compute embeddings.
+        pooling: How a sequence's embeddings are joined: "unspecified" (the model's way), "none",
+            "mean", "cls", "last" or "rank".
+        attention: "unspecified" (the model's way), "causal" or "non-causal".
+        flash_attention: "auto", "on" or "off".
+        type_k: Type of the cached keys: "f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl",
+            "q5_0" or "q5_1".
+        type_v: Type of the cached values.
+        kv_unified: One buffer for all sequences, so that they can share a prefix.
+        swa_full: Keep all of the sliding window's cache, so that any prefix can be used again.
+        offload_kqv: Keep the cache on the device.
+        op_offload: Let the device do large operations of layers that stay on the host.
+        no_perf: Leave the performance counters at zero.
+        n_recurrent_snapshots: Snapshots of a recurrent state per sequence, to go back to.
+        rope_scaling: "unspecified" (the model's way), "none", "linear", "yarn" or "longrope".
+        rope_freq_base: RoPE base frequency; 0 for the model's.
+        rope_freq_scale: RoPE frequency scale; 0 for the model's.
+        yarn_ext_factor: YaRN extrapolation mix; negative for the model's.
+        yarn_attn_factor: YaRN magnitude scale; negative for the model's.
+        yarn_beta_fast: YaRN low correction dimension; negative for the model's.
+        yarn_beta_slow: YaRN high correction dimension; negative for the model's.
+        yarn_orig_ctx: YaRN original context size; 0 for the model's.
+
+    Raises:
+        ContextInitError: These parameters do not work for the model, or need too much memory.
+        UnsupportedError: The model was loaded with vocab_only=True.
+        ParameterError: An unknown choice.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        n_ctx: int = 0,
+        n_batch: int = 2048,
+        n_ubatch: int | None = None,
+        n_seq_max: int = 1,
+        n_outputs_max: int | None = None,
+        n_threads: int | None = None,
+        n_threads_batch: int | None = None,
+        embeddings: bool = False,
+        pooling: str = "unspecified",
+        attention: str = "unspecified",
+        flash_attention: str = "auto",
+        type_k: str = "f16",
+        type_v: str = "f16",
+        kv_unified: bool = False,
+        swa_full: bool = False,
+        offload_kqv: bool = True,
+        op_offload: bool = True,
+        no_perf: bool = True,
+        n_recurrent_snapshots: int = 0,
+        rope_scaling: str = "unspecified",
+        rope_freq_base: float = 0.0,
+        rope_freq_scale: float = 0.0,
+        yarn_ext_factor: float = -1.0,
+        yarn_attn_factor: float = -1.0,
+        yarn_beta_fast: float = -1.0,
+        yarn_beta_slow: float = -1.0,
+        yarn_orig_ctx: int = 0,
+    ) -> None:
+        self.params = ContextParams(
+            n_ctx=n_ctx,
+            n_batch=n_batch,
+            n_ubatch=n_ubatch,
+            n_seq_max=n_seq_max,
+            n_outputs_max=n_outputs_max,
+            n_threads=n_threads,
+            n_threads_batch=n_threads_batch,
+            embeddings=embeddings,
+            pooling=pooling,
+            attention=attention,
+            flash_attention=flash_attention,
+            type_k=type_k,
+            type_v=type_v,
+            kv_unified=kv_unified,
+            swa_full=swa_full,
+            offload_kqv=offload_kqv,
+            op_offload=op_offload,
+            no_perf=no_perf,
+            n_recurrent_snapshots=n_recurrent_snapshots,
+            rope_scaling=rope_scaling,
+            rope_freq_base=rope_freq_base,
+            rope_freq_scale=rope_freq_scale,
+            yarn_ext_factor=yarn_ext_factor,
+            yarn_attn_factor=yarn_attn_factor,
+            yarn_beta_fast=yarn_beta_fast,
+            yarn_beta_slow=yarn_beta_slow,
+            yarn_orig_ctx=yarn_orig_ctx,
+        )
+        self.model = model
+        self.library = library = model.library
+        self._ffi, self._lib = library.ffi, library.lib
+        self._error = library.new_error()
+        self._state = self._ffi.new("struct llamacffi_progress *")
+        self._handle = self._create()
+        self._handle.keep_alive(self)
+        pointer = self._handle.pointer
+        self.n_ctx: int = self._lib.llama_n_ctx(pointer)
+        self.n_ctx_seq: int = self._lib.llama_n_ctx_seq(pointer)
+        self.n_batch: int = self._lib.llama_n_batch(pointer)
+        self.n_ubatch: int = self._lib.llama_n_ubatch(pointer)
+        self.n_seq_max: int = self._lib.llama_n_seq_max(pointer)
+        self.pooling: str = _POOLING_NAMES.get(int(self._lib.llama_pooling_type(pointer)), "none")
+        self._n_vocab = model.vocab.n_tokens
+        self._embeddings = embeddings
+        self._rows_reserved = self.n_seq_max
+        self._has_memory = bool(self._lib.llama_get_memory(pointer))
+        self.memory = Memory(self)
+        self.adapters: tuple[tuple[Adapter, float], ...] = ()
+
+    # -- creating and closing ---------------------------------------------------------------
+
+    def _create(self) -> Handle:
+        if self.model.params.vocab_only:
+            raise UnsupportedError(
+                f"{self.model} was loaded with vocab_only=True and has no weights to compute with. "
+                "Load it without."
+            )
+        lib, parent = self._lib, self.model._handle
+        encodes = self.model.has_encoder or self.params.attention == "non-causal"
+        params = self.params.to_native(self.library, encodes)
+        self._n_outputs_max: int = params.n_outputs_max
+        self._check_size(params)
+        threads = max(params.n_threads, params.n_threads_batch)
+        with parent.lock:
+            context = lib.llamacffi_context_init(parent.pointer, params, self._state, self._error)
+            self.library.log.drain()
+            if not context:
+                raise ContextInitError(
+                    f"No context could be made of {self.model} with {self.params}: "
+                    f"{self.library.message(self._error) or 'no reason given'}. Correct the "
+                    "parameters, or lower n_ctx, n_batch or n_seq_max if memory is short."
+                )
+            # Threads that live as long as the context: otherwise each token starts new ones.
+            self._pool_params = self._ffi.new("struct ggml_threadpool_params *")
+            lib.ggml_threadpool_params_init(self._pool_params, threads)
+            pool = lib.ggml_threadpool_new(self._pool_params)
+            if pool:
+                lib.llama_attach_threadpool(context, pool, pool)
+
+            def destroy(pointer: Any) -> None:
+                lib.llama_free(pointer)
+                if pool:
+                    lib.ggml_threadpool_free(pool)
+
+            return Handle("context", context, destroy, parent, self.cancel)
+
+    def _check_size(self, params: Any) -> None:
+        """Refuse a cache larger than the memory: Linux would grant it, and then kill us."""
+        import psutil
+
+        model = self.model
+        n_ctx = params.n_ctx or model.n_ctx_train
+        if not (model.n_head and model.n_layer and model.n_ctx_train) or model.is_recurrent:
+            return
+        row = model.n_embd // model.n_head * model.n_head_kv
+        lib = self._lib
+        per_token = model.n_layer * sum(
+            lib.ggml_row_size(kind, 256) * row // 256 for kind in (params.type_k, params.type_v)
+        )
+        needed, there = n_ctx * per_token, psutil.virtual_memory()
+        if model.n_swa == 0 and needed > there.total:
+            raise ContextInitError(
+                f"n_ctx={n_ctx} needs about {needed / 2**30:.1f} GiB for the cache; this machine "
+                f"has {there.total / 2**30:.1f} GiB, {there.available / 2**30:.1f} GiB of it free. "
+                "Lower n_ctx, or use a smaller type_k and type_v."
+            )
+
+    def close(self) -> None:
+        """Free the context; a decode in another thread is cancelled first. Safe to call twice."""
+        self._handle.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the context, or its model, was closed."""
+        return self._handle.closed
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Context({self.model!r}, n_ctx={self.n_ctx}{', closed' if self.closed else ''})"
+
+    def cancel(self) -> None:
+        """Make the decode that runs in another thread, or else the next one, raise CancelledError.
+
+        Takes effect between two operations of the compute graph on the CPU, and between chunks
+        of a long prompt elsewhere. The memory is then as it was before the call.
+        """
+        self._state.cancel = 1
+
+    # -- decoding ---------------------------------------------------------------------------
+
+    def decode_tokens(
+        self,
+        tokens: Sequence[int],
+        *,
+        sequence: int = 0,
+        position: int | None = None,
+        outputs: str = "last",
+    ) -> None:
+        """Decode tokens of one sequence at consecutive positions (llama_decode).
+
+        Args:
+            tokens: Token ids; more than n_batch are decoded in chunks.
+            sequence: The sequence id.
+            position: Where the first one goes; None for behind what is remembered.
+            outputs: Which tokens' logits (or embeddings) are wanted: "none", "last" or "all".
+
+        Raises:
+            InvalidTokenError: An id outside the vocabulary.
+            InvalidSequenceError: A sequence id outside the context.
+            InvalidPositionError: A position that leaves a gap or is taken.
+            ContextFullError: No room for the tokens, or more outputs than n_outputs_max.
+            CancelledError: `cancel` was called.
+            DecodeError: llama.cpp failed; the memory is as before.
+            EmptyInputError: No tokens.
+        """
+        kind = OUTPUTS.get(outputs)
+        if kind is None:
+            raise ParameterError(f"outputs={outputs!r}: choose one of {', '.join(OUTPUTS)}.")
+        count = len(tokens)
+        if not count:
+            raise EmptyInputError(
+                "There are no tokens to decode. An empty prompt needs at least BOS."
+            )
+        check_tokens(tokens, self._n_vocab)
+        memory = self.memory
+        with self._handle.lock:
+            pointer = self._handle.pointer
+            end = memory.position_max(sequence) + 1
+            start = end if position is None else position
+            if start != end and self._has_memory:
+                raise InvalidPositionError(
+                    f"Position {start} was asked for, but sequence {sequence} goes on at {end}. "
+                    "Remove what is behind, or decode what is missing."
+                )
+            if start + count > self.n_ctx_seq:
+                raise ContextFullError(
+                    f"{count} tokens from position {start} on do not fit in the context of "
+                    f"{self.n_ctx_seq} tokens. Shorten the prompt, or use a larger n_ctx."
+                )
+            if self._embeddings:
+                kind = OUTPUTS["all"]  # llama.cpp outputs every token then
+            if kind == OUTPUTS["all"] or not self._has_memory:
+                self._check_whole(count)
+            self._reserve_rows(count if kind == OUTPUTS["all"] else 1)
+            array = self._ffi.new("llama_token[]", tokens)  # copies at C speed from a list
+            decode = self._lib.llamacffi_decode_tokens
+            error = self._error
+            for first in range(0, count, self.n_batch):
+                size = min(self.n_batch, count - first)
+                last = first + size == count
+                wanted = kind if last else OUTPUTS["none"]
+                self._run(
+                    lambda first=first, size=size, wanted=wanted: decode(
+                        pointer, array + first, size, start + first, sequence, wanted, error
+                    ),
+                    size,
+                    [(sequence, start)],
+                )
+            if self._has_memory:
+                memory.note_decoded(sequence, start, tokens)
+
+    def decode_token(self, token: int, position: int, sequence: int = 0) -> None:
+        """Decode one token whose place is known, the step of a generation; as decode_tokens."""
+        if not 0 <= token < self._n_vocab:
+            check_tokens((token,), self._n_vocab)
+        with self._handle.lock:
+            pointer = self._handle.pointer
+            if position >= self.n_ctx_seq:
+                raise ContextFullError(
+                    f"Position {position} is behind the end of the context of {self.n_ctx_seq} "
+                    "tokens. Use a larger n_ctx."
+                )
+            array = self._ffi.new("llama_token *", token)
+            self._run(
+                lambda: self._lib.llamacffi_decode_tokens(
+                    pointer, array, 1, position, sequence, OUTPUTS["last"], self._error
+                ),
+                1,
+                [(sequence, position)],
+            )
+            self.memory.note_decoded(sequence, position, (token,))
+
+    def decode(self, batch: Batch) -> None:
+        """Decode a batch, of any sequences and positions (llama_decode).
+
+        Raises: As decode_tokens; ContextFullError also for more rows than n_batch.
+        """
+        self._process(batch, self._lib.llamacffi_decode)
+
+    def encode(self, batch: Batch | Sequence[int]) -> None:
+        """Run the encoder on a batch, or on the tokens of one text (llama_encode).
+
+        Raises:
+            UnsupportedError: The model has no encoder.
+            ContextFullError: More tokens than n_ubatch.
+        """
+        if not self.model.has_encoder:
+            raise UnsupportedError(f"{self.model} has no encoder. Use decode.")
+        if not isinstance(batch, Batch):
+            tokens, batch = batch, Batch()
+            for position, token in enumerate(tokens):
+                batch.add(token, position, output=True)
+        self._process(batch, self._lib.llamacffi_encode, whole=True)
+
+    def _process(self, batch: Batch, function: Any, whole: bool = False) -> None:
+        count = len(batch)
+        if not count:
+            raise EmptyInputError("The batch is empty. Add tokens to it.")
+        batch.check(self._n_vocab, self.n_seq_max, self.model.n_embd_inp)
+        outputs = count if self._embeddings or whole else sum(batch.outputs)
+        with self._handle.lock:
+            pointer = self._handle.pointer
+            if count > self.n_batch:
+                raise ContextFullError(
+                    f"The batch has {count} rows; this context takes {self.n_batch}. Split it, or "
+                    "use a larger n_batch."
+                )
+            if max(batch.positions) >= self.n_ctx_seq:
+                raise ContextFullError(
+                    f"Position {max(batch.positions)} is behind the end of the context of "
+                    f"{self.n_ctx_seq} tokens. Use a larger n_ctx."
+                )
+            if whole or not self._has_memory:
+                self._check_whole(count)
+            if outputs > self._n_outputs_max:
+                self._refuse_outputs(outputs)
+            self._reserve_rows(outputs)
+            native, keep = batch.to_native(self.library)
+            starts: dict[int, int] = {}
+            for sequences, position in zip(batch.sequences, batch.positions, strict=True):
+                for sequence in sequences:
+                    starts[sequence] = min(position, starts.get(sequence, position))
+            self._run(lambda: function(pointer, native, self._error), count, list(starts.items()))
+            del keep
+            for row, sequences in enumerate(batch.sequences):
+                for sequence in sequences:
+                    if batch.tokens and self._has_memory:
+                        self.memory.note_decoded(
+                            sequence, batch.positions[row], (batch.tokens[row],)
+                        )
+                    else:
+                        self.memory.forget_tokens(sequence)
+
+    def _check_whole(self, count: int) -> None:
+        if count > self._n_outputs_max:
+            self._refuse_outputs(count)
+        if count > self.n_batch:
+            raise ContextFullError(
+                f"{count} tokens are to be processed at once; this context takes {self.n_batch}. "
+                "Use a larger n_batch (and n_ubatch)."
+            )
+        causal = self._lib.llama_get_causal_attn(self._handle.pointer)
+        if not (causal and self._has_memory) and count > self.n_ubatch:
+            raise ContextFullError(
+                f"{count} tokens need to be computed at once; this context computes {self.n_ubatch}. "
+                "Use a larger n_ubatch."
+            )
+
+    def _refuse_outputs(self, count: int) -> None:
+        raise ContextFullError(
+            f"{count} outputs were asked for; this context keeps {self._n_outputs_max}. Use a larger "
+            "n_outputs_max."
+        )
+
+    def _reserve_rows(self, rows: int) -> None:
+        """Growing moves the output buffer away from under the arrays that show it."""
+        if rows <= self._rows_reserved:
+            return
+        if self._handle.pinned:
+            raise DecodeError(
+                f"{rows} rows of outputs need a larger buffer than the {self._rows_reserved} there "
+                "are, and arrays over the old one are still in use. Copy what you need of them "
+                "and delete them first."
+            )
+        self._rows_reserved = rows
+
+    def _run(self, call: Callable[[], int], count: int, starts: list[tuple[int, int]]) -> None:
+        """Make one native call, and undo it in the memory where it fails half-way."""
+        if self._state.cancel:
+            self._raise_cancelled()
+        if count >= INTERRUPTIBLE_TOKENS and threading.current_thread() is threading.main_thread():
+            try:
+                code = run_interruptible(call, self.cancel)
+            except BaseException:
+                self._state.cancel = 0
+                self._undo(starts)
+                raise
+        else:
+            code = call()
+        if self.library.log.pending:
+            self.library.log.drain()
+        if code == 0:
+            return
+        if self._error.kind:
+            self.library.fail(self._error, "Decoding", self._handle)
+        if code != INVALID_BATCH:
+            self._undo(starts)
+        message = self.library.message(self._error)
+        if code == ABORTED:
+            self._raise_cancelled()
+        if code == NO_SLOT:
+            raise ContextFullError(
+                f"There is no room in the memory for {count} more tokens of {self.n_ctx}. Remove "
+                "sequences or tokens, or use a larger n_ctx."
+            )
+        if code == INVALID_BATCH:
+            raise InvalidPositionError(
+                f"llama.cpp refused the batch: {message}. Positions of a sequence must follow on "
+                "what is remembered."
+            )
+        raise DecodeError(f"Decoding failed with code {code}: {message}. The memory is as before.")
+
+    def _raise_cancelled(self) -> None:
+        if self._handle.closed:
+            raise ClosedError("This context was closed while it decoded.")
+        self._state.cancel = 0
+        raise CancelledError("The decode was cancelled. The memory is as before the call.")
+
+    def _undo(self, starts: list[tuple[int, int]]) -> None:
+        if self._handle.closed or not self._has_memory:
+            return
+        for sequence, start in starts:
+            if not self.memory.remove(sequence, start):
+                self.memory.remove(sequence)  # a state that cannot go back
+
+    # -- outputs ----------------------------------------------------------------------------
+
+    def logits(self, index: int = -1) -> NDArray[np.float32]:
+        """The logits of one output of the last decode (llama_get_logits_ith).
+
+        Args:
+            index: The token's place in the batch; negative from the last output backwards.
+
+        Returns:
+            float32 of shape (n_vocab,): a writable view, no copy. It shows other numbers after
+            the next decode; copy what is to stay.
+
+        Raises:
+            IndexError: There is no output at this index.
+        """
+        return self._view(self._lib.llama_get_logits_ith, index, self._n_vocab, "logits")
+
+    def embeddings(self, index: int = -1) -> NDArray[np.float32]:
+        """The embedding of one output of the last decode (llama_get_embeddings_ith).
+
+        Args:
+            index: The token's place in the batch; negative from the last output backwards.
+
+        Returns:
+            float32 of shape (n_embd_out,): a view, as with logits.
+
+        Raises:
+            IndexError: There is no output at this index.
+            UnsupportedError: The context was made without embeddings.
+        """
+        if not self._embeddings and not self.model.has_encoder:
+            raise UnsupportedError("This context computes no embeddings. Use embeddings=True.")
+        return self._view(
+            self._lib.llama_get_embeddings_ith, index, self.model.n_embd_out, "embedding"
+        )
+
+    def pooled_embedding(self, sequence: int = 0) -> NDArray[np.float32]:
+        """The embedding of a whole sequence (llama_get_embeddings_seq).
+
+        Returns:
+            float32 of shape (n_embd_out,), or (n_cls_out,) with pooling "rank": a copy.
+
+        Raises:
+            UnsupportedError: The context was made without embeddings or pooling.
+            IndexError: The sequence was not in the last batch.
+        """
+        import numpy as np
+
+        if not self._embeddings or self.pooling == "none":
+            raise UnsupportedError(
+                f"This context pools nothing (embeddings={self._embeddings}, pooling="
+                f"{self.pooling!r}). Use embeddings=True and pooling='mean', 'cls' or 'last'."
+            )
+        with self._handle.lock:
+            pointer = self._lib.llama_get_embeddings_seq(self._handle.pointer, sequence)
+            if not pointer:
+                raise IndexError(f"Sequence {sequence} was not in the last batch.")
+            width = self.model.n_cls_out if self.pooling == "rank" else self.model.n_embd_out
+            buffer = self._ffi.buffer(pointer, width * FLOAT_BYTES)
+            return np.frombuffer(buffer, np.float32).copy()
+
+    def _view(self, function: Any, index: int, width: int, what: str) -> NDArray[np.float32]:
+        import numpy as np
+
+        with self._handle.lock:
+            pointer = function(self._handle.pointer, index)
+            if not pointer:
+                self.library.log.drain()
+                raise IndexError(
+                    f"The last decode has no {what} at index {index}. Ask for outputs when decoding."
+                )
+            array = np.frombuffer(self._ffi.buffer(pointer, width * FLOAT_BYTES), np.float32)
+            self._handle.pin(array)  # closing waits with freeing until the array is gone
+            return array
+
+    # -- settings and counters ----------------------------------------------------------------
+
+    def set_threads(self, n_threads: int, n_threads_batch: int | None = None) -> None:
+        """Use fewer threads, up to the number that the context was made with (llama_set_n_threads).
+
+        Raises:
+            ContextInitError: More threads than the context has.
+        """
+        most = int(self._pool_params.n_threads)
+        for value in (n_threads, n_threads_batch or n_threads):
+            if not 1 <= value <= most:
+                raise ContextInitError(
+                    f"{value} threads were asked for; this context has 1 to {most}. Make it with more."
+                )
+        with self._handle.lock:
+            self._lib.llama_set_n_threads(
+                self._handle.pointer, n_threads, n_threads_batch or n_threads
+            )
+
+    @property
+    def n_threads(self) -> int:
+        """Threads for single tokens (llama_n_threads)."""
+        with self._handle.lock:
+            return int(self._lib.llama_n_threads(self._handle.pointer))
+
+    @property
+    def n_threads_batch(self) -> int:
+        """Threads for batches (llama_n_threads_batch)."""
+        with self._handle.lock:
+            return int(self._lib.llama_n_threads_batch(self._handle.pointer))
+
+    def set_causal_attention(self, causal: bool) -> None:
+        """Attend to the past only, or to everything in the batch (llama_set_causal_attn)."""
+        with self._handle.lock:
+            self._lib.llama_set_causal_attn(self._handle.pointer, causal)
+
+    def set_adapters(self, adapters: Sequence[tuple[Adapter, float]]) -> None:
+        """Use LoRA adapters, each with a scale, in place of those before; [] for none.
+
+        Raises:
+            AdapterError: An adapter of another model.
+        """
+        from llamacffi.adapter import set_adapters
+
+        set_adapters(self, adapters)
+
+    def warm_up(self) -> None:
+        """Run one token through the model and forget it: the first real one is then fast."""
+        vocab = self.model.vocab
+        token = next((t for t in (vocab.bos, vocab.eos) if t is not None), 0)
+        if self.memory.position_max(0) >= 0:
+            return  # it has run already
+        if self.model.has_encoder:
+            self.encode([token])
+        if self.model.has_decoder and self._has_memory:
+            start = self.model.decoder_start_token
+            self.decode_tokens([token if start is None else start])
+            self.memory.clear()
+        self.reset_performance()
+
+    def synchronize(self) -> None:
+        """Wait until all computing is over (llama_synchronize)."""
+        with self._handle.lock:
+            self._lib.llama_synchronize(self._handle.pointer)
+
+    @property
+    def performance(self) -> PerformanceCounters:
+        """The counters since the last reset; zero with no_perf (llama_perf_context)."""
+        with self._handle.lock:
+            data = self._lib.llama_perf_context(self._handle.pointer)
+        return PerformanceCounters(
+            data.t_load_ms,
+            data.t_p_eval_ms,
+            data.t_eval_ms,
+            data.n_p_eval,
+            data.n_eval,
+            data.n_reused,
+        )
+
+    def reset_performance(self) -> None:
+        """Set the counters to zero (llama_perf_context_reset)."""
+        with self._handle.lock:
+            self._lib.llama_perf_context_reset(self._handle.pointer)
+
+
+_POOLING_NAMES = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}

@@ -1,0 +1,46 @@
+"""Log probabilities of a token and its best alternatives, from raw logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["TokenLogprobs", "token_logprobs"]
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """What the model thought of one token, before any sampler changed it.
+
+    Attributes:
+        token: The token that was chosen.
+        logprob: Its natural log probability.
+        top: The most probable (token, logprob) pairs, best first.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+def token_logprobs(logits: NDArray[np.float32], token: int, count: int) -> TokenLogprobs:
+    """Log-softmax of the logits at a token and at the `count` best ones, without a full sort.
+
+    Args:
+        logits: float32 of shape (n_vocab,); not changed.
+        token: The token id that was chosen.
+        count: How many alternatives; 0 or more.
+    """
+    import numpy as np
+
+    highest = logits.max()
+    # Summed in double precision: 100,000 terms in single precision lose four digits.
+    total = highest + np.log(np.exp(logits - highest).sum(dtype=np.float64))
+    count = min(count, logits.size)
+    best = np.argpartition(logits, logits.size - count)[logits.size - count :] if count else []
+    ordered = sorted(((int(i), float(logits[i] - total)) for i in best), key=lambda pair: -pair[1])
+    return TokenLogprobs(token, float(logits[token] - total), tuple(ordered))

@@ -1,0 +1,201 @@
+"""The memory of a context: what it remembers of each sequence (the KV cache, or a state)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from llamacffi.errors import InvalidPositionError, InvalidSequenceError, UnsupportedError
+
+if TYPE_CHECKING:
+    from llamacffi.context import Context
+
+__all__ = ["Memory"]
+
+EVERY = -1  # any sequence; an open end
+
+
+class Memory:
+    """Edit what a context remembers; `context.memory`, not made directly.
+
+    Positions count from 0; a range is [start, end), with end=-1 for open. Encoder-only models
+    have no memory, and everything here does nothing on them.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._library = context.library
+        self._lib = context.library.lib
+        self._handle = context._handle
+        self._error = context.library.new_error()
+        # The tokens at positions 0, 1, 2, ... of each sequence, where that is known.
+        self._tokens: dict[int, list[int]] = {}
+
+    def _check_sequence(self, *sequences: int) -> None:
+        for sequence in sequences:
+            if not 0 <= sequence < self._context.n_seq_max:
+                raise InvalidSequenceError(
+                    f"Sequence {sequence} is not in this context, which has 0 to "
+                    f"{self._context.n_seq_max - 1}. Create it with a larger n_seq_max."
+                )
+
+    # -- what is there ----------------------------------------------------------------------
+
+    def position_min(self, sequence: int = 0) -> int:
+        """Smallest position remembered; -1 if none (llama_memory_seq_pos_min)."""
+        self._check_sequence(sequence)
+        with self._handle.lock:
+            memory = self._lib.llama_get_memory(self._handle.pointer)
+            return int(self._lib.llama_memory_seq_pos_min(memory, sequence)) if memory else -1
+
+    def position_max(self, sequence: int = 0) -> int:
+        """Largest position remembered; -1 if none (llama_memory_seq_pos_max)."""
+        self._check_sequence(sequence)
+        with self._handle.lock:
+            memory = self._lib.llama_get_memory(self._handle.pointer)
+            return int(self._lib.llama_memory_seq_pos_max(memory, sequence)) if memory else -1
+
+    @property
+    def can_shift(self) -> bool:
+        """Whether positions can be moved (llama_memory_can_shift)."""
+        with self._handle.lock:
+            memory = self._lib.llama_get_memory(self._handle.pointer)
+            return bool(memory and self._lib.llama_memory_can_shift(memory))
+
+    def tokens(self, sequence: int = 0) -> list[int]:
+        """The tokens at positions 0, 1, ... of a sequence; empty where that is not known."""
+        self._check_sequence(sequence)
+        return list(self._tokens.get(sequence, ()))
+
+    def common_prefix(self, tokens: Sequence[int], sequence: int = 0) -> int:
+        """How many of the first tokens the sequence remembers already."""
+        known = self._tokens.get(sequence, [])
+        count = min(len(known), len(tokens))
+        if known[:count] == list(tokens[:count]):
+            return count
+        return next(i for i in range(count) if known[i] != tokens[i])
+
+    # -- editing ----------------------------------------------------------------------------
+
+    def clear(self, data: bool = False) -> None:
+        """Forget everything (llama_memory_clear).
+
+        Args:
+            data: Overwrite the buffers too, not only the bookkeeping.
+        """
+        with self._handle.lock:
+            self._tokens.clear()
+            self._lib.llamacffi_memory_clear(self._handle.pointer, data, self._error)
+            self._library.check(self._error, "Clearing the memory", self._handle)
+
+    def remove(self, sequence: int = 0, start: int = 0, end: int = EVERY) -> bool:
+        """Forget a range of a sequence (llama_memory_seq_rm).
+
+        Args:
+            sequence: Its id; -1 for all.
+            start: First position.
+            end: The position after the last; -1 for open.
+
+        Returns:
+            False if this memory cannot forget a part (a recurrent state); a whole sequence
+            always can be.
+        """
+        if sequence != EVERY:
+            self._check_sequence(sequence)
+        with self._handle.lock:
+            done = self._lib.llamacffi_memory_seq_rm(
+                self._handle.pointer, sequence, max(start, 0), end, self._error
+            )
+            self._library.check(self._error, "Removing from the memory", self._handle)
+            if done:
+                for known in [*self._tokens] if sequence == EVERY else [sequence]:
+                    if known in self._tokens:  # what lies behind a hole is no prefix any more
+                        del self._tokens[known][max(start, 0) :]
+            return bool(done)
+
+    def copy(self, source: int, target: int, start: int = 0, end: int = EVERY) -> None:
+        """Let `target` share what `source` remembers (llama_memory_seq_cp).
+
+        Raises:
+            UnsupportedError: A part was asked for, and the sequences have buffers of their own.
+        """
+        self._check_sequence(source, target)
+        part = start > 0 or (end != EVERY and end <= self.position_max(source))
+        if part and not self._context.params.kv_unified and self._context.n_seq_max > 1:
+            raise UnsupportedError(
+                "Only a whole sequence can be copied between separate buffers. Copy all and "
+                "remove the rest, or create the context with kv_unified=True."
+            )
+        if source == target:
+            return
+        with self._handle.lock:
+            self._lib.llamacffi_memory_seq_cp(
+                self._handle.pointer, source, target, max(start, 0) if part else EVERY,
+                end if part else EVERY, self._error,
+            )  # fmt: skip
+            self._library.check(self._error, "Copying in the memory", self._handle)
+            known = self._tokens.get(source, [])
+            if start <= 0 and target not in self._tokens:
+                self._tokens[target] = known[: None if end == EVERY else end]
+
+    def keep(self, sequence: int) -> None:
+        """Forget every other sequence (llama_memory_seq_keep)."""
+        self._check_sequence(sequence)
+        with self._handle.lock:
+            self._lib.llamacffi_memory_seq_keep(self._handle.pointer, sequence, self._error)
+            self._library.check(self._error, "Removing the other sequences", self._handle)
+            self._tokens = {k: v for k, v in self._tokens.items() if k == sequence}
+
+    def shift(self, sequence: int, start: int, end: int, delta: int) -> None:
+        """Add `delta` to the positions of a range (llama_memory_seq_add).
+
+        Raises:
+            UnsupportedError: This memory cannot shift.
+        """
+        self._check_shift(sequence)
+        with self._handle.lock:
+            self._lib.llamacffi_memory_seq_add(
+                self._handle.pointer, sequence, start, end, delta, self._error
+            )
+            self._library.check(self._error, "Shifting the memory", self._handle)
+            self._forget_tokens_from(sequence, min(start, start + delta))
+
+    def divide(self, sequence: int, start: int, end: int, divisor: int) -> None:
+        """Divide the positions of a range (llama_memory_seq_div).
+
+        Raises:
+            UnsupportedError: This memory cannot shift.
+            InvalidPositionError: The divisor is not positive.
+        """
+        self._check_shift(sequence)
+        if divisor < 1:
+            raise InvalidPositionError(f"Positions cannot be divided by {divisor}: use 1 or more.")
+        with self._handle.lock:
+            self._lib.llamacffi_memory_seq_div(
+                self._handle.pointer, sequence, start, end, divisor, self._error
+            )
+            self._library.check(self._error, "Dividing positions", self._handle)
+            self._forget_tokens_from(sequence, start // divisor)
+
+    def _check_shift(self, sequence: int) -> None:
+        self._check_sequence(sequence)
+        if not self.can_shift:
+            raise UnsupportedError(
+                "The memory of this model cannot shift positions. Remove the tail and decode again."
+            )
+
+    # -- bookkeeping, for Context -------------------------------------------------------------
+
+    def note_decoded(self, sequence: int, position: int, tokens: Sequence[int]) -> None:
+        """Record tokens that were decoded at consecutive positions."""
+        known = self._tokens.setdefault(sequence, [])
+        if position <= len(known):
+            del known[position:]
+            known.extend(tokens)
+
+    def forget_tokens(self, sequence: int) -> None:
+        """Stop claiming to know the tokens of a sequence."""
+        self._tokens.pop(sequence, None)
+
+    def _forget_tokens_from(self, sequence: int, position: int) -> None:
+        del self._tokens.get(sequence, [])[max(position, 0) :]

@@ -1,0 +1,399 @@
+"""A loaded model: weights, vocabulary and metadata; contexts are made from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llamacffi import hub
+from llamacffi.backends import AUTO, Device, choose
+from llamacffi.backends.devices import devices as library_devices
+from llamacffi.errors import CancelledError, ModelFormatError, ModelLoadError, ModelNotFoundError
+from llamacffi.model_params import MetadataValue, ModelParams
+from llamacffi.native.handle import Handle
+from llamacffi.native.interruptible import run_interruptible
+from llamacffi.native.library import Library
+from llamacffi.vocab import Vocab
+
+if TYPE_CHECKING:
+    from llamacffi.context import Context
+
+__all__ = ["Model"]
+
+Progress = bool | Callable[[float], bool | None]
+MAGIC = b"GGUF"
+_CHARS = 256
+
+
+class Model:
+    """A GGUF model, loaded into memory (llama_model_load_from_file).
+
+    Args:
+        path: A file, an alias ("smollm2"), `hf:owner/repo/file.gguf`, or a list of files for a
+            model split under names of its own. Of a model split by llama.cpp's scheme
+            (`-00001-of-00003.gguf`) the first file is enough.
+        backend: "auto" for the best that works here, or a name: that one or an error.
+        n_gpu_layers: How many layers to put on the device; negative for all. Without a GPU
+            backend it has no effect.
+        split_mode: How several GPUs share the model: "none", "layer", "row" or "tensor".
+        main_gpu: The GPU that holds all of it with split_mode="none".
+        tensor_split: The proportion of the model for each GPU.
+        devices: The devices to use, by name (`model.available_devices`); None for all.
+        buffer_overrides: Regex over tensor names to the buffer type that holds the matching
+            tensors, e.g. {"exps": "CPU"}.
+        load_mode: "auto", "none" (read), "mmap", "mlock", "mmap+mlock" or "direct-io".
+        lazy_mode: Read marked tensors on demand: "off", "auto" or "on".
+        metadata_overrides: GGUF metadata to change while loading.
+        check_tensors: Validate the weights' data while loading.
+        vocab_only: Load the vocabulary and the metadata, no weights.
+        use_extra_buffers: Let backends repack weights for speed.
+        no_host: Bypass the host buffer, so that extra buffers can be used.
+        load_mtp: Load the layers for multi-token prediction, if there are any.
+        progress: True for a progress bar on standard error; or a callable that gets a number
+            from 0 to 1, and cancels the load by returning False.
+
+    Raises:
+        ModelNotFoundError: No such file or alias.
+        ModelFormatError: Not a GGUF file, damaged, or of an architecture that llama.cpp at this
+            commit does not know.
+        ModelLoadError: It could not be loaded for another reason, e.g. too little memory.
+        BackendUnavailableError: The backend cannot be used here.
+        CancelledError: The progress callable returned False.
+        ValueError: A parameter that makes no sense.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        backend: str = AUTO,
+        n_gpu_layers: int = -1,
+        split_mode: str = "layer",
+        main_gpu: int = 0,
+        tensor_split: Sequence[float] | None = None,
+        devices: Sequence[str] | None = None,
+        buffer_overrides: Mapping[str, str] | None = None,
+        load_mode: str = "auto",
+        lazy_mode: str = "off",
+        metadata_overrides: Mapping[str, MetadataValue] | None = None,
+        check_tensors: bool = False,
+        vocab_only: bool = False,
+        use_extra_buffers: bool = True,
+        no_host: bool = False,
+        load_mtp: bool = False,
+        progress: Progress = False,
+    ) -> None:
+        self.params = ModelParams(
+            n_gpu_layers=n_gpu_layers,
+            split_mode=split_mode,
+            main_gpu=main_gpu,
+            tensor_split=tensor_split,
+            devices=devices,
+            buffer_overrides=dict(buffer_overrides or {}),
+            load_mode=load_mode,
+            lazy_mode=lazy_mode,
+            metadata_overrides=dict(metadata_overrides or {}),
+            check_tensors=check_tensors,
+            vocab_only=vocab_only,
+            use_extra_buffers=use_extra_buffers,
+            no_host=no_host,
+            load_mtp=load_mtp,
+        )
+        self.paths: list[Path] = _resolve(path, progress)
+        self.library: Library = choose(backend)
+        self._handle = self._load(progress)
+        self._handle.keep_alive(self)
+
+    # -- loading and closing ----------------------------------------------------------------
+
+    def _load(self, progress: Progress) -> Handle:
+        library = self.library
+        ffi, lib = library.ffi, library.lib
+        params, keep = self.params.to_native(library)
+        state = ffi.new("struct llamacffi_progress *")
+        error = library.new_error()
+        encoded = [ffi.new("char[]", os.fsencode(path)) for path in self.paths]
+        names = ffi.new("char *[]", encoded)
+        library.log.follow_level()
+
+        def cancel() -> None:
+            state.cancel = 1
+
+        def tick() -> None:
+            library.log.drain()
+            if not report(state.value):
+                cancel()
+
+        with _reporter(progress, self.path.name) as report:
+            pointer = run_interruptible(
+                lambda: lib.llamacffi_model_load(names, len(encoded), params, state, error),
+                cancel,
+                discard=lambda model: model and lib.llama_model_free(model),
+                tick=tick,
+            )
+            if pointer and not report(1.0):
+                lib.llama_model_free(pointer)
+                state.cancel = 1
+                pointer = ffi.NULL
+        library.log.drain()
+        del keep
+        if not pointer:
+            raise self._load_error(state, library.message(error))
+        return Handle("model", pointer, lib.llama_model_free)
+
+    def _load_error(self, state: Any, message: str) -> Exception:
+        if state.cancel:
+            return CancelledError(f"Loading {self.path} was cancelled by the progress callable.")
+        words = message.lower()
+        if "alloc" in words or "out of memory" in words or "memory" in words:
+            return ModelLoadError(
+                f"{self.path} could not be loaded: {message}. Free memory, choose a smaller "
+                "quantisation, or put fewer layers on the device (n_gpu_layers)."
+            )
+        hint = "Fetch the file again, or convert it with a llama.cpp of this version."
+        if "missing tensor" in words and not self.params.vocab_only:
+            hint = "If it holds a vocabulary only, load it with vocab_only=True."
+        return ModelFormatError(
+            f"{self.path} could not be loaded: {message or 'no reason given'}. {hint}"
+        )
+
+    def close(self) -> None:
+        """Free the model, its contexts and adapters first. Safe to call twice, from any thread."""
+        self._handle.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called."""
+        return self._handle.closed
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Model({str(self.path)!r}{', closed' if self.closed else ''})"
+
+    def context(self, **params: Any) -> Context:
+        """Make a context of this model; takes the parameters of `Context`."""
+        from llamacffi.context import Context
+
+        return Context(self, **params)
+
+    # -- facts ------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> Path:
+        """The model's (first) file."""
+        return self.paths[0]
+
+    @property
+    def available_devices(self) -> tuple[Device, ...]:
+        """The devices of the library this model was loaded with."""
+        return library_devices(self.library)
+
+    @cached_property
+    def vocab(self) -> Vocab:
+        """The vocabulary."""
+        return Vocab(self)
+
+    @cached_property
+    def metadata(self) -> dict[str, str]:
+        """The GGUF metadata as text, arrays left out (llama_model_meta_val_str_by_index)."""
+        lib = self.library.lib
+        with self._handle.lock:
+            count = lib.llama_model_meta_count(self._handle.pointer)
+            return {
+                self._text(lib.llama_model_meta_key_by_index, index): self._text(
+                    lib.llama_model_meta_val_str_by_index, index
+                )
+                for index in range(count)
+            }
+
+    def _text(self, function: Any, *arguments: Any) -> str:
+        """Call a function that fills a buffer like snprintf."""
+        ffi = self.library.ffi
+        room = _CHARS
+        while True:
+            buffer = ffi.new("char[]", room)
+            length = function(self._handle.pointer, *arguments, buffer, room)
+            if length < room:
+                return str(bytes(ffi.buffer(buffer, max(length, 0))).decode("utf-8", "replace"))
+            room = length + 1
+
+    def _fact(self, function: str) -> Any:
+        with self._handle.lock:
+            return getattr(self.library.lib, function)(self._handle.pointer)
+
+    @property
+    def description(self) -> str:
+        """The kind of model, e.g. "llama ?B Q4_1" (llama_model_desc)."""
+        with self._handle.lock:
+            return self._text(self.library.lib.llama_model_desc)
+
+    @property
+    def architecture(self) -> str:
+        """The architecture's name in the metadata, e.g. "llama"."""
+        return self.metadata.get("general.architecture", "unknown")
+
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors (llama_model_size)."""
+        return int(self._fact("llama_model_size"))
+
+    @property
+    def n_params(self) -> int:
+        """Number of parameters (llama_model_n_params)."""
+        return int(self._fact("llama_model_n_params"))
+
+    @property
+    def n_ctx_train(self) -> int:
+        """Context length that it was trained for, in tokens (llama_model_n_ctx_train)."""
+        return int(self._fact("llama_model_n_ctx_train"))
+
+    @property
+    def n_embd(self) -> int:
+        """Width of the embeddings (llama_model_n_embd)."""
+        return int(self._fact("llama_model_n_embd"))
+
+    @property
+    def n_embd_out(self) -> int:
+        """Width of the output embeddings (llama_model_n_embd_out)."""
+        return int(self._fact("llama_model_n_embd_out"))
+
+    @property
+    def n_embd_inp(self) -> int:
+        """Width of the input embeddings (llama_model_n_embd_inp)."""
+        return int(self._fact("llama_model_n_embd_inp"))
+
+    @property
+    def n_layer(self) -> int:
+        """Number of layers (llama_model_n_layer)."""
+        return int(self._fact("llama_model_n_layer"))
+
+    @property
+    def n_head(self) -> int:
+        """Number of attention heads (llama_model_n_head)."""
+        return int(self._fact("llama_model_n_head"))
+
+    @property
+    def n_head_kv(self) -> int:
+        """Number of key and value heads (llama_model_n_head_kv)."""
+        return int(self._fact("llama_model_n_head_kv"))
+
+    @property
+    def n_swa(self) -> int:
+        """Length of the sliding attention window in tokens; 0 for none (llama_model_n_swa)."""
+        return int(self._fact("llama_model_n_swa"))
+
+    @property
+    def n_cls_out(self) -> int:
+        """Number of outputs of a classifier (llama_model_n_cls_out)."""
+        return int(self._fact("llama_model_n_cls_out"))
+
+    @property
+    def rope_freq_scale_train(self) -> float:
+        """RoPE frequency scale of the training (llama_model_rope_freq_scale_train)."""
+        return float(self._fact("llama_model_rope_freq_scale_train"))
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether there is an encoder to run first, as in T5 (llama_model_has_encoder)."""
+        return bool(self._fact("llama_model_has_encoder"))
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether it can generate (llama_model_has_decoder)."""
+        return bool(self._fact("llama_model_has_decoder"))
+
+    @property
+    def decoder_start_token(self) -> int | None:
+        """What the decoder of an encoder-decoder model starts from, if it has such a token."""
+        token = int(self._fact("llama_model_decoder_start_token"))
+        return None if token < 0 else token
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether its memory is a state rather than a cache, as in Mamba (llama_model_is_recurrent)."""
+        return bool(self._fact("llama_model_is_recurrent"))
+
+    @property
+    def is_hybrid(self) -> bool:
+        """Whether it mixes attention and recurrent layers (llama_model_is_hybrid)."""
+        return bool(self._fact("llama_model_is_hybrid"))
+
+    @property
+    def is_diffusion(self) -> bool:
+        """Whether it is a diffusion model (llama_model_is_diffusion)."""
+        return bool(self._fact("llama_model_is_diffusion"))
+
+    def chat_template(self, name: str | None = None) -> str | None:
+        """The chat template in the file, unrendered and untrusted (llama_model_chat_template)."""
+        ffi = self.library.ffi
+        with self._handle.lock:
+            text = self.library.lib.llama_model_chat_template(
+                self._handle.pointer, ffi.NULL if name is None else name.encode()
+            )
+            return None if text == ffi.NULL else str(ffi.string(text).decode("utf-8", "replace"))
+
+
+def _resolve(path: Any, progress: Progress) -> list[Path]:
+    if isinstance(path, list | tuple):
+        if not path:
+            raise ModelNotFoundError("An empty list of model files was given. Name at least one.")
+        files = [hub.resolve(part, progress=bool(progress)) for part in path]
+    else:
+        files = [hub.resolve(path, progress=bool(progress))]
+    for file in files:
+        _check_magic(file)
+    return files
+
+
+def _check_magic(file: Path) -> None:
+    """Say early and plainly what the file is not; llama.cpp's own words come much later."""
+    if not file.is_file():
+        raise ModelFormatError(f"{file} is not a file. Name a .gguf file.")
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(len(MAGIC))
+    except OSError as error:
+        raise ModelLoadError(
+            f"{file} cannot be read: {error.strerror}. Check its permissions."
+        ) from error
+    if start != MAGIC:
+        found = "it is empty" if not start else f"it starts with {start!r}"
+        raise ModelFormatError(
+            f"{file} is not a GGUF file: {found} instead of {MAGIC!r}. Download it again, or "
+            "convert the model to GGUF first."
+        )
+
+
+class _reporter:  # noqa: N801 - reads as a verb where it is used
+    """Turns the `progress` argument into a function of the fraction done; False cancels."""
+
+    def __init__(self, progress: Progress, name: str) -> None:
+        self._progress = progress
+        self._name = name
+        self._bar: Any = None
+
+    def __enter__(self) -> Callable[[float], bool]:
+        if self._progress is True:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=100, desc=f"Loading {self._name}", unit="%", leave=False)
+        return self._report
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _report(self, fraction: float) -> bool:
+        if self._bar is not None:
+            self._bar.update(round(100 * fraction) - self._bar.n)
+        elif callable(self._progress):
+            return self._progress(float(fraction)) is not False
+        return True

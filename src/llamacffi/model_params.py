@@ -1,0 +1,177 @@
+"""How a model is loaded: `llama_model_params`, checked and in Python's terms."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llamacffi.backends.devices import device_pointers, devices
+from llamacffi.errors import ParameterError
+from llamacffi.native.library import Library
+
+__all__ = ["LAZY_MODES", "LOAD_MODES", "SPLIT_MODES", "ModelParams", "choice"]
+
+SPLIT_MODES = {"none": 0, "layer": 1, "row": 2, "tensor": 3}
+LOAD_MODES = {"auto": -1, "none": 0, "mmap": 1, "mlock": 2, "mmap+mlock": 3, "direct-io": 4}
+LAZY_MODES = {"off": 0, "auto": 1, "on": 2}
+
+MetadataValue = bool | int | float | str
+_OVERRIDE_BYTES = 128  # char key[128], val_str[128] in struct llama_model_kv_override
+
+
+def choice(name: str, value: str, choices: Mapping[str, int]) -> int:
+    """The native number of a named choice, or a ParameterError that lists the names."""
+    try:
+        return choices[value]
+    except (KeyError, TypeError):
+        raise ParameterError(f"{name}={value!r}: choose one of {', '.join(choices)}.") from None
+
+
+@dataclass(frozen=True)
+class ModelParams:
+    """The parameters of `llama_model_load_from_file`; see `Model` for what each one means."""
+
+    n_gpu_layers: int = -1
+    split_mode: str = "layer"
+    main_gpu: int = 0
+    tensor_split: Sequence[float] | None = None
+    devices: Sequence[str] | None = None
+    buffer_overrides: Mapping[str, str] = field(default_factory=dict)
+    load_mode: str = "auto"
+    lazy_mode: str = "off"
+    metadata_overrides: Mapping[str, MetadataValue] = field(default_factory=dict)
+    check_tensors: bool = False
+    vocab_only: bool = False
+    use_extra_buffers: bool = True
+    no_host: bool = False
+    load_mtp: bool = False
+
+    def to_native(self, library: Library) -> tuple[Any, list[Any]]:
+        """Build the struct.
+
+        Returns:
+            The `struct llama_model_params *`, and the objects it points to, to be kept alive
+            until the load is over.
+
+        Raises:
+            ParameterError: A value that llama.cpp would misread or crash on.
+        """
+        ffi, lib = library.ffi, library.lib
+        params = ffi.new("struct llama_model_params *", lib.llama_model_default_params())
+        keep: list[Any] = []
+        params.n_gpu_layers = self.n_gpu_layers
+        params.split_mode = choice("split_mode", self.split_mode, SPLIT_MODES)
+        params.load_mode = choice("load_mode", self.load_mode, LOAD_MODES)
+        params.lazy_mode = choice("lazy_mode", self.lazy_mode, LAZY_MODES)
+        params.main_gpu = self._checked_main_gpu(library)
+        params.vocab_only = self.vocab_only
+        params.check_tensors = self.check_tensors
+        params.use_extra_bufts = self.use_extra_buffers
+        params.no_host = self.no_host
+        params.load_mtp = self.load_mtp
+        if self.tensor_split is not None:
+            params.tensor_split = self._tensor_split(library, keep)
+        if self.devices is not None:
+            params.devices = self._devices(library, keep)
+        if self.buffer_overrides:
+            params.tensor_buft_overrides = self._buffer_overrides(library, keep)
+        if self.metadata_overrides:
+            params.kv_overrides = self._metadata_overrides(library, keep)
+        return params, keep
+
+    def _checked_main_gpu(self, library: Library) -> int:
+        gpus = [device for device in devices(library) if device.type in ("gpu", "igpu")]
+        if self.main_gpu < 0 or self.main_gpu >= max(1, len(gpus)):
+            raise ParameterError(
+                f"main_gpu={self.main_gpu}: this library has {len(gpus)} GPU devices."
+            )
+        return self.main_gpu
+
+    def _tensor_split(self, library: Library, keep: list[Any]) -> Any:
+        assert self.tensor_split is not None
+        limit = library.lib.llama_max_devices()
+        values = [float(value) for value in self.tensor_split]
+        if len(values) > limit or any(not 0 <= value < float("inf") for value in values):
+            raise ParameterError(
+                f"tensor_split={list(self.tensor_split)}: give up to {limit} proportions, each 0 or more."
+            )
+        array = library.ffi.new("float[]", values + [0.0] * (limit - len(values)))
+        keep.append(array)
+        return array
+
+    def _devices(self, library: Library, keep: list[Any]) -> Any:
+        assert self.devices is not None
+        by_name = dict(
+            zip((d.name for d in devices(library)), device_pointers(library), strict=True)
+        )
+        unknown = [name for name in self.devices if name not in by_name]
+        if unknown:
+            raise ParameterError(
+                f"devices={list(self.devices)}: this library has {', '.join(by_name)}, "
+                f"not {', '.join(map(repr, unknown))}."
+            )
+        # llama.cpp always has the CPU at hand and refuses it in this list.
+        kinds = {device.name: device.type for device in devices(library)}
+        pointers = [by_name[name] for name in self.devices if kinds[name] != "cpu"]
+        array = library.ffi.new("ggml_backend_dev_t[]", [*pointers, library.ffi.NULL])
+        keep.append(array)
+        return array
+
+    def _buffer_overrides(self, library: Library, keep: list[Any]) -> Any:
+        ffi, lib = library.ffi, library.lib
+        types = {}
+        for pointer in device_pointers(library):
+            buffer_type = lib.ggml_backend_dev_buffer_type(pointer)
+            if buffer_type:
+                types[ffi.string(lib.ggml_backend_buft_name(buffer_type)).decode()] = buffer_type
+        rows = []
+        for pattern, name in self.buffer_overrides.items():
+            if name not in types:
+                raise ParameterError(
+                    f"buffer_overrides={{{pattern!r}: {name!r}}}: the buffer types are {', '.join(types)}."
+                )
+            try:
+                re.compile(pattern)  # llama.cpp compiles it as ECMAScript, close enough for a check
+            except re.error as error:
+                raise ParameterError(
+                    f"buffer_overrides: {pattern!r} is no regex: {error}."
+                ) from None
+            text = ffi.new("char[]", pattern.encode())
+            keep.append(text)
+            rows.append({"pattern": text, "buft": types[name]})
+        rows.append({"pattern": ffi.NULL, "buft": ffi.NULL})
+        array = ffi.new("struct llama_model_tensor_buft_override[]", rows)
+        keep.append(array)
+        return array
+
+    def _metadata_overrides(self, library: Library, keep: list[Any]) -> Any:
+        ffi, lib = library.ffi, library.lib
+        array = ffi.new("struct llama_model_kv_override[]", len(self.metadata_overrides) + 1)
+        for row, (key, value) in zip(array, self.metadata_overrides.items(), strict=False):
+            row.key = _short(key, "key")
+            if isinstance(value, bool):
+                row.tag, row.val_bool = lib.LLAMA_KV_OVERRIDE_TYPE_BOOL, value
+            elif isinstance(value, int):
+                row.tag, row.val_i64 = lib.LLAMA_KV_OVERRIDE_TYPE_INT, value
+            elif isinstance(value, float):
+                row.tag, row.val_f64 = lib.LLAMA_KV_OVERRIDE_TYPE_FLOAT, value
+            elif isinstance(value, str):
+                row.tag, row.val_str = lib.LLAMA_KV_OVERRIDE_TYPE_STR, _short(value, "value")
+            else:
+                raise TypeError(
+                    f"metadata_overrides[{key!r}] is a {type(value).__name__}: "
+                    "give a bool, int, float or str."
+                )
+        keep.append(array)
+        return array
+
+
+def _short(text: str, what: str) -> bytes:
+    encoded = text.encode()
+    if not encoded or len(encoded) >= _OVERRIDE_BYTES or 0 in encoded:
+        raise ParameterError(
+            f"metadata_overrides: the {what} {text!r} must have 1 to {_OVERRIDE_BYTES - 1} bytes."
+        )
+    return encoded

@@ -1,0 +1,216 @@
+"""llama.cpp's own samplers, registered through the same hook as anyone's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from llamacffi.errors import GrammarError, ParameterError
+from llamacffi.hookspecs import hookimpl
+from llamacffi.sampling.sampler import NativeNode, Sampler
+from llamacffi.vocab import Vocab, check_tokens
+
+__all__ = ["RANDOM_SEED", "register_samplers"]
+
+RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: a new one each time
+INFINITY = math.inf
+DRY_BREAKERS = ("\n", ":", '"', "*")
+
+
+def _number(name: str, value: float, low: float = -INFINITY, high: float = INFINITY) -> float:
+    if not (low <= value <= high) or math.isnan(value) or math.isinf(value):
+        raise ParameterError(f"{name}={value}: choose a finite number from {low} to {high}.")
+    return value
+
+
+def _seed(seed: int | None) -> int:
+    return RANDOM_SEED if seed is None else seed & 0xFFFFFFFF
+
+
+def _node(vocab: Vocab, function: str, *arguments: Any) -> NativeNode:
+    with vocab._handle.lock:
+        _ = vocab._pointer  # refuses a closed model
+        return NativeNode(vocab, getattr(vocab._lib, function)(*arguments))
+
+
+def greedy(vocab: Vocab) -> NativeNode:
+    """Take the most probable token (llama_sampler_init_greedy)."""
+    return _node(vocab, "llama_sampler_init_greedy")
+
+
+def dist(vocab: Vocab, seed: int | None = None) -> NativeNode:
+    """Draw from the distribution; seed None for a random one (llama_sampler_init_dist)."""
+    return _node(vocab, "llama_sampler_init_dist", _seed(seed))
+
+
+def top_k(vocab: Vocab, k: int = 40) -> NativeNode:
+    """Keep the k most probable tokens; 0 keeps all (llama_sampler_init_top_k)."""
+    return _node(vocab, "llama_sampler_init_top_k", int(_number("k", k, 0, 2**31 - 1)))
+
+
+def top_p(vocab: Vocab, p: float = 0.95, min_keep: int = 1) -> NativeNode:
+    """Keep the most probable tokens that make up p (llama_sampler_init_top_p)."""
+    return _node(vocab, "llama_sampler_init_top_p", _number("p", p, 0, 1), min_keep)
+
+
+def min_p(vocab: Vocab, p: float = 0.05, min_keep: int = 1) -> NativeNode:
+    """Keep tokens at least p times as probable as the best (llama_sampler_init_min_p)."""
+    return _node(vocab, "llama_sampler_init_min_p", _number("p", p, 0, 1), min_keep)
+
+
+def typical(vocab: Vocab, p: float = 1.0, min_keep: int = 1) -> NativeNode:
+    """Locally typical sampling (llama_sampler_init_typical)."""
+    return _node(vocab, "llama_sampler_init_typical", _number("p", p, 0, 1), min_keep)
+
+
+def temperature(
+    vocab: Vocab, temperature: float = 0.8, delta: float = 0.0, exponent: float = 1.0
+) -> NativeNode:
+    """Divide the logits; delta above 0 makes it dynamic (llama_sampler_init_temp_ext)."""
+    return _node(
+        vocab,
+        "llama_sampler_init_temp_ext",
+        _number("temperature", temperature, 0),
+        _number("delta", delta, 0),
+        _number("exponent", exponent),
+    )
+
+
+def penalties(
+    vocab: Vocab,
+    last_n: int = 64,
+    repeat: float = 1.0,
+    frequency: float = 0.0,
+    presence: float = 0.0,
+) -> NativeNode:
+    """Penalise tokens of the last `last_n`; -1 for all (llama_sampler_init_penalties)."""
+    if repeat <= 0:
+        raise ParameterError(f"repeat={repeat}: choose a number above 0; 1 is off.")
+    n = 2**20 if last_n < 0 else int(_number("last_n", last_n, 0, 2**24))
+    return _node(
+        vocab,
+        "llama_sampler_init_penalties",
+        vocab.n_tokens,
+        n,
+        _number("repeat", repeat),
+        _number("frequency", frequency),
+        _number("presence", presence),
+    )
+
+
+def dry(
+    vocab: Vocab,
+    multiplier: float = 0.8,
+    base: float = 1.75,
+    allowed_length: int = 2,
+    last_n: int = 1024,
+    breakers: Sequence[str] = DRY_BREAKERS,
+) -> NativeNode:
+    """Penalise repeating long passages (llama_sampler_init_dry)."""
+    ffi = vocab._ffi
+    texts = [ffi.new("char[]", breaker.encode()) for breaker in breakers]
+    return _node(
+        vocab,
+        "llama_sampler_init_dry",
+        vocab._pointer,
+        _number("multiplier", multiplier, 0),
+        _number("base", base, 1),
+        int(_number("allowed_length", allowed_length, 0, 2**20)),
+        int(_number("last_n", last_n, 0, 2**24)),
+        ffi.new("char *[]", texts),
+        len(texts),
+    )
+
+
+def xtc(
+    vocab: Vocab,
+    probability: float = 0.5,
+    threshold: float = 0.1,
+    min_keep: int = 1,
+    seed: int | None = None,
+) -> NativeNode:
+    """Sometimes exclude the most probable tokens (llama_sampler_init_xtc)."""
+    return _node(
+        vocab,
+        "llama_sampler_init_xtc",
+        _number("probability", probability, 0, 1),
+        _number("threshold", threshold, 0, 1),
+        min_keep,
+        _seed(seed),
+    )
+
+
+def top_n_sigma(vocab: Vocab, n: float = 1.0) -> NativeNode:
+    """Keep logits within n standard deviations of the best (llama_sampler_init_top_n_sigma)."""
+    return _node(vocab, "llama_sampler_init_top_n_sigma", _number("n", n))
+
+
+def mirostat(
+    vocab: Vocab, tau: float = 5.0, eta: float = 0.1, m: int = 100, seed: int | None = None
+) -> NativeNode:
+    """Mirostat 1: hold the surprise near tau; selects (llama_sampler_init_mirostat)."""
+    return _node(
+        vocab,
+        "llama_sampler_init_mirostat",
+        vocab.n_tokens,
+        _seed(seed),
+        _number("tau", tau, 0),
+        _number("eta", eta, 0),
+        int(_number("m", m, 1, 2**20)),
+    )
+
+
+def mirostat_v2(
+    vocab: Vocab, tau: float = 5.0, eta: float = 0.1, seed: int | None = None
+) -> NativeNode:
+    """Mirostat 2: the same, simpler; selects (llama_sampler_init_mirostat_v2)."""
+    return _node(
+        vocab,
+        "llama_sampler_init_mirostat_v2",
+        _seed(seed),
+        _number("tau", tau, 0),
+        _number("eta", eta, 0),
+    )
+
+
+def logit_bias(vocab: Vocab, bias: Mapping[int, float]) -> NativeNode:
+    """Add to single logits; -inf bans a token (llama_sampler_init_logit_bias)."""
+    check_tokens(list(bias), vocab.n_tokens)
+    if any(math.isnan(value) or value == INFINITY for value in bias.values()):
+        raise ParameterError("logit_bias: a bias is a number, or -inf to ban a token.")
+    rows = [{"token": token, "bias": float(value)} for token, value in bias.items()]
+    array = vocab._ffi.new("llama_logit_bias[]", rows)
+    return _node(vocab, "llama_sampler_init_logit_bias", vocab.n_tokens, len(rows), array)
+
+
+def grammar(vocab: Vocab, grammar: str, root: str = "root") -> NativeNode:
+    """Allow only what a GBNF grammar allows (llama_sampler_init_grammar)."""
+    library = vocab._library
+    if "\0" in grammar or not grammar.strip():
+        raise GrammarError("The grammar is empty or has a NUL character. Write GBNF rules.")
+    error = library.new_error()
+    with vocab._handle.lock:
+        pointer = vocab._lib.llamacffi_sampler_init_grammar(
+            vocab._pointer, grammar.encode(), root.encode(), error
+        )
+        library.log.drain()
+        if not pointer:
+            raise GrammarError(
+                f"The grammar cannot be used: {library.message(error) or 'it does not parse'}. "
+                f"Check its syntax, and that it has a rule {root!r}."
+            )
+        return NativeNode(vocab, pointer)
+
+
+_ALL = (
+    greedy, dist, top_k, top_p, min_p, typical, temperature, penalties, dry, xtc, top_n_sigma,
+    mirostat, mirostat_v2, logit_bias, grammar,
+)  # fmt: skip
+
+
+@hookimpl
+def register_samplers(register: Callable[[Sampler], None]) -> None:
+    """Register llama.cpp's samplers."""
+    for create in _ALL:
+        register(Sampler(create.__name__, create, (create.__doc__ or "").splitlines()[0]))

@@ -1,0 +1,49 @@
+"""Samplers by name: the built-in ones and the plugins'."""
+
+from __future__ import annotations
+
+from llamacffi import plugins
+from llamacffi.errors import PluginError
+from llamacffi.sampling import builtin
+from llamacffi.sampling.sampler import Sampler
+
+__all__ = ["find_sampler", "samplers"]
+
+_samplers: dict[str, Sampler] | None = None
+
+
+def samplers() -> dict[str, Sampler]:
+    """Every registered sampler, by its name. A name that is taken stays with the first."""
+    global _samplers
+    if _samplers is None:
+        found: dict[str, Sampler] = {}
+        for sampler in plugins.collect("register_samplers", builtin, Sampler):
+            found.setdefault(sampler.name, sampler)
+        _samplers = found
+    return _samplers
+
+
+def find_sampler(name: str) -> Sampler:
+    """The sampler of this name.
+
+    Raises:
+        PluginError: There is none, or its plugin is broken.
+    """
+    own = builtin_samplers().get(name)  # without looking for plugins, which takes milliseconds
+    found = own or samplers().get(name)
+    if found is None:
+        aside = plugins.failure_of(name)
+        raise PluginError(
+            f"No sampler is called {name!r}. There are {', '.join(samplers())}.{aside}"
+        )
+    return found
+
+
+def builtin_samplers() -> dict[str, Sampler]:
+    """llama.cpp's samplers, by name."""
+    if not _builtin:
+        builtin.register_samplers(lambda sampler: _builtin.setdefault(sampler.name, sampler))
+    return _builtin
+
+
+_builtin: dict[str, Sampler] = {}

@@ -1,0 +1,54 @@
+"""What a sampler is: a name, and a way to make either a native node or a logits processor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from llamacffi.native.handle import Handle
+from llamacffi.vocab import Vocab
+
+__all__ = ["NativeNode", "Sampler"]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A kind of sampler, as plugins register it.
+
+    Attributes:
+        name: What users write: `chain.add("top_k", k=40)`. Unique; lower case.
+        create: Called as `create(vocab, **parameters)` when the sampler is added to a chain. It
+            returns a `NativeNode`, or a logits processor: a callable `(tokens, logits)` that
+            gets the sequence so far (int32 array) and the logits (float32 array of shape
+            (n_vocab,), a view) and changes them in place, or returns new ones.
+        description: One line for `llamacffi plugins`.
+    """
+
+    name: str
+    create: Callable[..., Any]
+    description: str = ""
+
+
+class NativeNode:
+    """A `llama_sampler *` that is not in a chain yet; the chain it is added to takes it over.
+
+    Args:
+        vocab: The vocabulary it may refer to: it is freed before the model.
+        pointer: What a `llama_sampler_init_*` function returned; not NULL.
+    """
+
+    def __init__(self, vocab: Vocab, pointer: Any) -> None:
+        library = vocab._library
+        self._handle = Handle(
+            "sampler", pointer, library.lib.llama_sampler_free, parent=vocab._handle
+        )
+        self._handle.keep_alive(self)
+        self.name: str = library.ffi.string(library.lib.llama_sampler_name(pointer)).decode()
+
+    def __repr__(self) -> str:
+        return f"NativeNode({self.name})"
+
+    def release(self) -> Any:
+        """Hand the pointer over to a new owner."""
+        return self._handle.release()
