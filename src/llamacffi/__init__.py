@@ -51,7 +51,7 @@ _HOMES = {
     "hookimpl": "hookspecs",
     "samplers": "sampling",
 }
-__all__ = [*_HOMES, "__version__", "backends", "errors"]  # noqa: PLE0604 - all strings
+__all__ = [*_HOMES, "__version__", "backends", "errors"]
 
 # A library must not print warnings by itself; the application decides where logs go.
 logging.getLogger("llamacffi").addHandler(logging.NullHandler())

@@ -82,7 +82,7 @@ class Batch:
     def clear(self) -> None:
         """Remove all rows."""
         for rows in (self.tokens, self.embeddings, self.positions, self.sequences, self.outputs):
-            rows.clear()  # type: ignore[attr-defined]  # a mixed tuple of lists
+            rows.clear()
 
     def check(self, n_vocab: int, n_seq_max: int, n_embd: int) -> None:
         """Refuse what llama.cpp would crash on.

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llamacffi.batch import Batch
 from llamacffi.context_params import ContextParams
-from llamacffi.errors import (
-    CancelledError,
-    ClosedError,
-    ContextFullError,
-    ContextInitError,
-    DecodeError,
-    EmptyInputError,
-    InvalidPositionError,
-    ParameterError,
-    UnsupportedError,
-)
+from llamacffi.decoding import Decoding
+from llamacffi.errors import ContextInitError, UnsupportedError
 from llamacffi.memory import Memory
 from llamacffi.native.handle import Handle
-from llamacffi.native.interruptible import run_interruptible
-from llamacffi.vocab import check_tokens
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,11 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Context", "PerformanceCounters"]
 
-OUTPUTS = {"none": 0, "last": 1, "all": 2}  # LLAMACFFI_OUTPUT_*
-NO_SLOT, ABORTED, INVALID_BATCH = 1, 2, -1  # what llama_decode returns
 FLOAT_BYTES = 4
-# Below this many tokens a call is over before anybody could press Ctrl-C.
-INTERRUPTIBLE_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -62,7 +45,7 @@ class PerformanceCounters:
     n_reused: int
 
 
-class Context:
+class Context(Decoding):
     """A context of a model (llama_init_from_model); `model.context(...)` makes one too.
 
     A context has a lock: a second thread waits until the first one's call is over. `cancel` and
@@ -267,251 +250,6 @@ class Context:
     def __repr__(self) -> str:
         return f"Context({self.model!r}, n_ctx={self.n_ctx}{', closed' if self.closed else ''})"
 
-    def cancel(self) -> None:
-        """Make the decode that runs in another thread, or else the next one, raise CancelledError.
-
-        Takes effect between two operations of the compute graph on the CPU, and between chunks
-        of a long prompt elsewhere. The memory is then as it was before the call.
-        """
-        self._state.cancel = 1
-
-    # -- decoding ---------------------------------------------------------------------------
-
-    def decode_tokens(
-        self,
-        tokens: Sequence[int],
-        *,
-        sequence: int = 0,
-        position: int | None = None,
-        outputs: str = "last",
-    ) -> None:
-        """Decode tokens of one sequence at consecutive positions (llama_decode).
-
-        Args:
-            tokens: Token ids; more than n_batch are decoded in chunks.
-            sequence: The sequence id.
-            position: Where the first one goes; None for behind what is remembered.
-            outputs: Which tokens' logits (or embeddings) are wanted: "none", "last" or "all".
-
-        Raises:
-            InvalidTokenError: An id outside the vocabulary.
-            InvalidSequenceError: A sequence id outside the context.
-            InvalidPositionError: A position that leaves a gap or is taken.
-            ContextFullError: No room for the tokens, or more outputs than n_outputs_max.
-            CancelledError: `cancel` was called.
-            DecodeError: llama.cpp failed; the memory is as before.
-            EmptyInputError: No tokens.
-        """
-        kind = OUTPUTS.get(outputs)
-        if kind is None:
-            raise ParameterError(f"outputs={outputs!r}: choose one of {', '.join(OUTPUTS)}.")
-        count = len(tokens)
-        if not count:
-            raise EmptyInputError(
-                "There are no tokens to decode. An empty prompt needs at least BOS."
-            )
-        check_tokens(tokens, self._n_vocab)
-        memory = self.memory
-        with self._handle.lock:
-            pointer = self._handle.pointer
-            end = memory.position_max(sequence) + 1
-            start = end if position is None else position
-            if start != end and self._has_memory:
-                raise InvalidPositionError(
-                    f"Position {start} was asked for, but sequence {sequence} goes on at {end}. "
-                    "Remove what is behind, or decode what is missing."
-                )
-            if start + count > self.n_ctx_seq:
-                raise ContextFullError(
-                    f"{count} tokens from position {start} on do not fit in the context of "
-                    f"{self.n_ctx_seq} tokens. Shorten the prompt, or use a larger n_ctx."
-                )
-            if self._embeddings:
-                kind = OUTPUTS["all"]  # llama.cpp outputs every token then
-            if kind == OUTPUTS["all"] or not self._has_memory:
-                self._check_whole(count)
-            self._reserve_rows(count if kind == OUTPUTS["all"] else 1)
-            array = self._ffi.new("llama_token[]", tokens)  # copies at C speed from a list
-            decode = self._lib.llamacffi_decode_tokens
-            error = self._error
-            for first in range(0, count, self.n_batch):
-                size = min(self.n_batch, count - first)
-                last = first + size == count
-                wanted = kind if last else OUTPUTS["none"]
-                self._run(
-                    lambda first=first, size=size, wanted=wanted: decode(
-                        pointer, array + first, size, start + first, sequence, wanted, error
-                    ),
-                    size,
-                    [(sequence, start)],
-                )
-            if self._has_memory:
-                memory.note_decoded(sequence, start, tokens)
-
-    def decode_token(self, token: int, position: int, sequence: int = 0) -> None:
-        """Decode one token whose place is known, the step of a generation; as decode_tokens."""
-        if not 0 <= token < self._n_vocab:
-            check_tokens((token,), self._n_vocab)
-        with self._handle.lock:
-            pointer = self._handle.pointer
-            if position >= self.n_ctx_seq:
-                raise ContextFullError(
-                    f"Position {position} is behind the end of the context of {self.n_ctx_seq} "
-                    "tokens. Use a larger n_ctx."
-                )
-            array = self._ffi.new("llama_token *", token)
-            self._run(
-                lambda: self._lib.llamacffi_decode_tokens(
-                    pointer, array, 1, position, sequence, OUTPUTS["last"], self._error
-                ),
-                1,
-                [(sequence, position)],
-            )
-            self.memory.note_decoded(sequence, position, (token,))
-
-    def decode(self, batch: Batch) -> None:
-        """Decode a batch, of any sequences and positions (llama_decode).
-
-        Raises: As decode_tokens; ContextFullError also for more rows than n_batch.
-        """
-        self._process(batch, self._lib.llamacffi_decode)
-
-    def encode(self, batch: Batch | Sequence[int]) -> None:
-        """Run the encoder on a batch, or on the tokens of one text (llama_encode).
-
-        Raises:
-            UnsupportedError: The model has no encoder.
-            ContextFullError: More tokens than n_ubatch.
-        """
-        if not self.model.has_encoder:
-            raise UnsupportedError(f"{self.model} has no encoder. Use decode.")
-        if not isinstance(batch, Batch):
-            tokens, batch = batch, Batch()
-            for position, token in enumerate(tokens):
-                batch.add(token, position, output=True)
-        self._process(batch, self._lib.llamacffi_encode, whole=True)
-
-    def _process(self, batch: Batch, function: Any, whole: bool = False) -> None:
-        count = len(batch)
-        if not count:
-            raise EmptyInputError("The batch is empty. Add tokens to it.")
-        batch.check(self._n_vocab, self.n_seq_max, self.model.n_embd_inp)
-        outputs = count if self._embeddings or whole else sum(batch.outputs)
-        with self._handle.lock:
-            pointer = self._handle.pointer
-            if count > self.n_batch:
-                raise ContextFullError(
-                    f"The batch has {count} rows; this context takes {self.n_batch}. Split it, or "
-                    "use a larger n_batch."
-                )
-            if max(batch.positions) >= self.n_ctx_seq:
-                raise ContextFullError(
-                    f"Position {max(batch.positions)} is behind the end of the context of "
-                    f"{self.n_ctx_seq} tokens. Use a larger n_ctx."
-                )
-            if whole or not self._has_memory:
-                self._check_whole(count)
-            if outputs > self._n_outputs_max:
-                self._refuse_outputs(outputs)
-            self._reserve_rows(outputs)
-            native, keep = batch.to_native(self.library)
-            starts: dict[int, int] = {}
-            for sequences, position in zip(batch.sequences, batch.positions, strict=True):
-                for sequence in sequences:
-                    starts[sequence] = min(position, starts.get(sequence, position))
-            self._run(lambda: function(pointer, native, self._error), count, list(starts.items()))
-            del keep
-            for row, sequences in enumerate(batch.sequences):
-                for sequence in sequences:
-                    if batch.tokens and self._has_memory:
-                        self.memory.note_decoded(
-                            sequence, batch.positions[row], (batch.tokens[row],)
-                        )
-                    else:
-                        self.memory.forget_tokens(sequence)
-
-    def _check_whole(self, count: int) -> None:
-        if count > self._n_outputs_max:
-            self._refuse_outputs(count)
-        if count > self.n_batch:
-            raise ContextFullError(
-                f"{count} tokens are to be processed at once; this context takes {self.n_batch}. "
-                "Use a larger n_batch (and n_ubatch)."
-            )
-        causal = self._lib.llama_get_causal_attn(self._handle.pointer)
-        if not (causal and self._has_memory) and count > self.n_ubatch:
-            raise ContextFullError(
-                f"{count} tokens need to be computed at once; this context computes {self.n_ubatch}. "
-                "Use a larger n_ubatch."
-            )
-
-    def _refuse_outputs(self, count: int) -> None:
-        raise ContextFullError(
-            f"{count} outputs were asked for; this context keeps {self._n_outputs_max}. Use a larger "
-            "n_outputs_max."
-        )
-
-    def _reserve_rows(self, rows: int) -> None:
-        """Growing moves the output buffer away from under the arrays that show it."""
-        if rows <= self._rows_reserved:
-            return
-        if self._handle.pinned:
-            raise DecodeError(
-                f"{rows} rows of outputs need a larger buffer than the {self._rows_reserved} there "
-                "are, and arrays over the old one are still in use. Copy what you need of them "
-                "and delete them first."
-            )
-        self._rows_reserved = rows
-
-    def _run(self, call: Callable[[], int], count: int, starts: list[tuple[int, int]]) -> None:
-        """Make one native call, and undo it in the memory where it fails half-way."""
-        if self._state.cancel:
-            self._raise_cancelled()
-        if count >= INTERRUPTIBLE_TOKENS and threading.current_thread() is threading.main_thread():
-            try:
-                code = run_interruptible(call, self.cancel)
-            except BaseException:
-                self._state.cancel = 0
-                self._undo(starts)
-                raise
-        else:
-            code = call()
-        if self.library.log.pending:
-            self.library.log.drain()
-        if code == 0:
-            return
-        if self._error.kind:
-            self.library.fail(self._error, "Decoding", self._handle)
-        if code != INVALID_BATCH:
-            self._undo(starts)
-        message = self.library.message(self._error)
-        if code == ABORTED:
-            self._raise_cancelled()
-        if code == NO_SLOT:
-            raise ContextFullError(
-                f"There is no room in the memory for {count} more tokens of {self.n_ctx}. Remove "
-                "sequences or tokens, or use a larger n_ctx."
-            )
-        if code == INVALID_BATCH:
-            raise InvalidPositionError(
-                f"llama.cpp refused the batch: {message}. Positions of a sequence must follow on "
-                "what is remembered."
-            )
-        raise DecodeError(f"Decoding failed with code {code}: {message}. The memory is as before.")
-
-    def _raise_cancelled(self) -> None:
-        if self._handle.closed:
-            raise ClosedError("This context was closed while it decoded.")
-        self._state.cancel = 0
-        raise CancelledError("The decode was cancelled. The memory is as before the call.")
-
-    def _undo(self, starts: list[tuple[int, int]]) -> None:
-        if self._handle.closed or not self._has_memory:
-            return
-        for sequence, start in starts:
-            if not self.memory.remove(sequence, start):
-                self.memory.remove(sequence)  # a state that cannot go back
-
     # -- outputs ----------------------------------------------------------------------------
 
     def logits(self, index: int = -1) -> NDArray[np.float32]:
@@ -581,7 +319,8 @@ class Context:
             if not pointer:
                 self.library.log.drain()
                 raise IndexError(
-                    f"The last decode has no {what} at index {index}. Ask for outputs when decoding."
+                    f"The last decode has no {what} at index {index}. Ask for outputs when "
+                    "decoding."
                 )
             array = np.frombuffer(self._ffi.buffer(pointer, width * FLOAT_BYTES), np.float32)
             self._handle.pin(array)  # closing waits with freeing until the array is gone
@@ -599,7 +338,8 @@ class Context:
         for value in (n_threads, n_threads_batch or n_threads):
             if not 1 <= value <= most:
                 raise ContextInitError(
-                    f"{value} threads were asked for; this context has 1 to {most}. Make it with more."
+                    f"{value} threads were asked for; this context has 1 to {most}. Make it "
+                    "with more."
                 )
         with self._handle.lock:
             self._lib.llama_set_n_threads(

@@ -174,8 +174,8 @@ def prepare(context: Context, generation: Generation, sequence: int = 0) -> int:
         raise UnsupportedError(f"{model} is an encoder: it makes embeddings, not text.")
     if len(prompt) >= context.n_ctx_seq:
         raise ContextFullError(
-            f"The prompt has {len(prompt)} tokens; the context holds {context.n_ctx_seq}, and one at "
-            "least must be left for the answer. Shorten the prompt, or use a larger n_ctx."
+            f"The prompt has {len(prompt)} tokens; the context holds {context.n_ctx_seq}, and one "
+            "at least must be left for the answer. Shorten the prompt, or use a larger n_ctx."
         )
     if model.has_encoder:
         memory.remove(sequence)

@@ -61,8 +61,8 @@ class GGUFFile:
         library.log.drain()
         if not pointer:
             raise ModelFormatError(
-                f"{self.path} cannot be read as GGUF: {library.message(error) or 'no reason given'}. "
-                "Fetch the file again."
+                f"{self.path} cannot be read as GGUF: "
+                f"{library.message(error) or 'no reason given'}. Fetch the file again."
             )
         self._handle = Handle("gguf", pointer, library.lib.gguf_free)
         self._handle.keep_alive(self)

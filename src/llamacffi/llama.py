@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,12 +12,13 @@ from llamacffi.backends import AUTO
 from llamacffi.completion import CompletionShape
 from llamacffi.context import Context
 from llamacffi.context_params import ATTENTION, CACHE_TYPES, POOLING, ROPE_SCALING
-from llamacffi.errors import CancelledError, ContextFullError, ParameterError, UnsupportedError
+from llamacffi.errors import ContextFullError, ParameterError, UnsupportedError
 from llamacffi.generation import Generation, Step, run
 from llamacffi.model import Model, Progress
 from llamacffi.model_params import SPLIT_MODES, MetadataValue
 from llamacffi.sampling.builtin import RANDOM_SEED
 from llamacffi.sampling.params import SamplingParams
+from llamacffi.turn import Turn
 
 __all__ = ["Llama"]
 
@@ -142,7 +142,7 @@ class Llama:
         self._seed = seed
         self._last_n = last_n_tokens_size
         self._spm_infill = spm_infill
-        self._turn = _Turn()
+        self._turn = Turn()
         load_modes = {(True, False): "auto", (True, True): "mmap+mlock", (False, True): "mlock"}
         self.model = Model(
             model_path,
@@ -464,39 +464,6 @@ def _stream(shape: CompletionShape, steps: Iterator[Step], before: str) -> Itera
             waiting = []
         if step.finish_reason is not None:
             yield shape.chunk("", step.finish_reason, waiting)
-
-
-class _Turn:
-    """One answer at a time: other threads wait, the same thread supersedes its unfinished stream."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._owner: int | None = None
-        self._steps: Iterator[Step] | None = None
-
-    def take(self, steps: Iterator[Step]) -> Iterator[Step]:
-        """Run the steps when it is their turn, which begins with the first one."""
-        if self._owner == threading.get_ident():
-            self._end()  # a stream that this thread left unfinished would never make room
-        self._lock.acquire()
-        self._owner, self._steps = threading.get_ident(), steps
-        try:
-            while self._steps is steps:
-                step = next(steps, None)
-                if step is None:
-                    return
-                yield step
-            raise CancelledError(
-                "This stream was superseded by another call on the same Llama. Read a stream to "
-                "its end before the next call, or use one Llama for each."
-            )
-        finally:
-            if self._steps is steps:
-                self._end()
-
-    def _end(self) -> None:
-        self._owner = self._steps = None
-        self._lock.release()
 
 
 def _log_to_stderr() -> None:

@@ -318,7 +318,7 @@ class Model:
 
     @property
     def is_recurrent(self) -> bool:
-        """Whether its memory is a state rather than a cache, as in Mamba (llama_model_is_recurrent)."""
+        """Whether its memory is a state, not a cache, as in Mamba (llama_model_is_recurrent)."""
         return bool(self._fact("llama_model_is_recurrent"))
 
     @property

@@ -95,7 +95,8 @@ class ModelParams:
         values = [float(value) for value in self.tensor_split]
         if len(values) > limit or any(not 0 <= value < float("inf") for value in values):
             raise ParameterError(
-                f"tensor_split={list(self.tensor_split)}: give up to {limit} proportions, each 0 or more."
+                f"tensor_split={list(self.tensor_split)}: give up to {limit} proportions, each 0 "
+                "or more."
             )
         array = library.ffi.new("float[]", values + [0.0] * (limit - len(values)))
         keep.append(array)
@@ -130,7 +131,8 @@ class ModelParams:
         for pattern, name in self.buffer_overrides.items():
             if name not in types:
                 raise ParameterError(
-                    f"buffer_overrides={{{pattern!r}: {name!r}}}: the buffer types are {', '.join(types)}."
+                    f"buffer_overrides={{{pattern!r}: {name!r}}}: the buffer types are "
+                    f"{', '.join(types)}."
                 )
             try:
                 re.compile(pattern)  # llama.cpp compiles it as ECMAScript, close enough for a check

@@ -49,9 +49,10 @@ def _main(path: str) -> None:
     try:
         found = devices(open_library(Path(path)))
     except LlamaCffiError as error:
-        print(json.dumps({"error": str(error)}))
+        answer: dict[str, object] = {"error": str(error)}
     else:
-        print(json.dumps({"devices": [asdict(device) for device in found]}))
+        answer = {"devices": [asdict(device) for device in found]}
+    sys.stdout.write(json.dumps(answer) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from typing import Any, TextIO, cast
 
 import click
 
@@ -40,7 +42,7 @@ def complete(
     repeat_penalty: float,
     seed: int | None,
     stop: tuple[str, ...],
-    grammar: click.utils.LazyFile | None,
+    grammar: TextIO | None,
     template: str | None,
     system: str | None,
     echo: bool,
@@ -95,7 +97,7 @@ def complete(
             stream=True,
         )
         count = 0
-        for chunk in chunks:
+        for chunk in cast("Iterator[dict[str, Any]]", chunks):
             first = first or time.perf_counter()
             count += 1
             click.echo(chunk["choices"][0]["text"], nl=False)

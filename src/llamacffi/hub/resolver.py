@@ -82,7 +82,7 @@ def _existing(reference: str | os.PathLike[str]) -> Path | None:
             # Anything but a folder: a named pipe or a device is the caller's business.
             if path.exists() and not path.is_dir():
                 return path
-        except (OSError, ValueError):  # noqa: PERF203 - too long, a NUL in it, an unreadable folder
+        except (OSError, ValueError):
             continue
     return None
 

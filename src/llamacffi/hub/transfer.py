@@ -78,7 +78,7 @@ def transfer(
         try:
             _attempt(url, part, report, authorization, sha256, size)
             return
-        except _InterruptedError as error:  # noqa: PERF203 - a handful of attempts
+        except _InterruptedError as error:
             if isinstance(error, _StalePartError):
                 discard(part)
             if attempt == RETRIES:

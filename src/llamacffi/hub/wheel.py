@@ -91,7 +91,7 @@ def _arrived(scratch: Path, total: int) -> int:
     for path in scratch.rglob("*.whl"):
         try:
             sizes.append(path.stat().st_size)
-        except FileNotFoundError:  # noqa: PERF203 - moved meanwhile
+        except FileNotFoundError:
             continue
     return min(max(sizes), total)
 

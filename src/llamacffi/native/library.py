@@ -72,9 +72,9 @@ class Library:
         self.ffi: Any = _llama.ffi
         try:
             self.lib: Any = self.ffi.dlopen(str(path), self.ffi.RTLD_NOW | self.ffi.RTLD_LOCAL)
-        except OSError as error:
+        except OSError as failure:
             raise BackendUnavailableError(
-                f"{path.name} could not be opened: {error}. Install what the loader names as "
+                f"{path.name} could not be opened: {failure}. Install what the loader names as "
                 "missing, or choose another backend: llamacffi.backends() lists them."
             ) from None
         self._verify()

@@ -179,7 +179,7 @@ class SamplerChain:
             self._library.check(self._error, f"Accepting token {token}", self._handle)
 
     def accept_prompt(self, tokens: Sequence[int]) -> None:
-        """Tell the nodes that penalise repetition what the prompt was; a grammar does not see it."""
+        """Tell the nodes that penalise repetition what the prompt was; a grammar sees nothing."""
         check_tokens(tokens, self._model.vocab.n_tokens)
         names = self._native_names()
         for index, name in enumerate(names):

@@ -42,7 +42,9 @@ def find_sampler(name: str) -> Sampler:
 def builtin_samplers() -> dict[str, Sampler]:
     """llama.cpp's samplers, by name."""
     if not _builtin:
-        builtin.register_samplers(lambda sampler: _builtin.setdefault(sampler.name, sampler))
+        found: list[Sampler] = []
+        builtin.register_samplers(found.append)
+        _builtin.update({sampler.name: sampler for sampler in found})
     return _builtin
 
 
