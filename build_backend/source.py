@@ -4,7 +4,8 @@ Where the upstream host cannot be reached (air-gapped networks, build farms), th
 the source distribution of another package on the package index; mirror.json pins it by hash. Meson
 takes an extracted tree from subprojects/packagecache/ instead of downloading, for the wrap too.
 
-Usage: python build_backend/source.py   # fetch now, and print where the source is
+Usage: python build_backend/source.py                  # fetch now, and print where the source is
+       python build_backend/source.py --requirements   # what pip must install first, if anything
 """
 
 from __future__ import annotations
@@ -161,5 +162,17 @@ def _say(text: str) -> None:
     print(f"llamacffi: {text}", file=sys.stderr, flush=True)
 
 
+def main(arguments: list[str]) -> None:
+    """See the module's usage."""
+    root = Path(__file__).parent.parent
+    if arguments == ["--requirements"]:
+        sys.stdout.writelines(f"{name}\n" for name in requirements(root))
+        return
+    try:
+        print(ensure_source(root))
+    except SourceError as error:
+        raise SystemExit(f"llamacffi: {error}") from None
+
+
 if __name__ == "__main__":
-    print(ensure_source(Path(__file__).parent.parent))
+    main(sys.argv[1:])
