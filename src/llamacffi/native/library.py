@@ -91,7 +91,7 @@ class Library:
             version = self.lib.llamacffi_shim_version()
             self.commit: str = self.ffi.string(self.lib.llamacffi_commit()).decode()
             found = differences(self.ffi, self.lib)
-        except AttributeError as error:
+        except (AttributeError, self.ffi.error) as error:
             raise LibraryMismatchError(
                 f"{self.path.name} is not a llamacffi library: {error}. A plain libllama cannot be "
                 "used; build it with this project's Meson files (see docs/building.md)."
