@@ -209,7 +209,12 @@ class Context(Decoding):
                 if pool:
                     lib.ggml_threadpool_free(pool)
 
-            return Handle("context", context, destroy, parent, self.cancel)
+            state = self._state  # not self: the handle must not keep the context alive
+
+            def interrupt() -> None:
+                state.cancel = 1
+
+            return Handle("context", context, destroy, parent, interrupt)
 
     def _check_size(self, params: Any) -> None:
         """Refuse a cache larger than the memory: Linux would grant it, and then kill us."""
