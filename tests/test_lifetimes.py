@@ -371,10 +371,9 @@ def test_interpreter_exit_with_everything_open(model_path: Path, how: str) -> No
     )
     assert child.returncode == 0, child.stderr
     assert child.stdout.strip() == "leaving"
-    if how == "plain":
-        assert child.stderr == ""
-    else:  # the thread may live long enough to be told that its context is gone
-        assert "ClosedError" in child.stderr or child.stderr == ""
+    # A daemon thread may be told that its context is gone; nothing worse may be said.
+    assert "Fatal" not in child.stderr
+    assert how == "daemon" or child.stderr == ""
 
 
 def test_the_library_stays_usable_after_errors(model_path: Path, tmp_path: Path) -> None:
