@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 import llamacffi
-from llamacffi.backends import Backend, choose
+from llamacffi.backends import Backend, choose, processor
 from llamacffi.backends import builtin as builtin_backends
-from llamacffi.backends import processor
 from llamacffi.errors import BackendUnavailableError
 from llamacffi.native.library import read_info
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import cffi
 import pytest
+
 from codegen import differ, pin
 from codegen.__main__ import main
 from codegen.declarations import Declaration, parse

@@ -122,7 +122,9 @@ def test_library_needs_only_the_c_runtime(cpu_library: Library) -> None:
     dynamic = subprocess.run(
         ["readelf", "-d", cpu_library.path], check=True, capture_output=True, text=True
     ).stdout
-    needed = {line.split("[")[1].rstrip("]\n ") for line in dynamic.splitlines() if "NEEDED" in line}
+    needed = {
+        line.split("[")[1].rstrip("]\n ") for line in dynamic.splitlines() if "NEEDED" in line
+    }
     allowed = ("libc.so", "libm.so", "libstdc++.so", "libgcc_s.so", "libgomp.so", "libdl.so")
     allowed += ("libpthread.so", "ld-linux")
     assert {name for name in needed if not name.startswith(allowed)} == set()

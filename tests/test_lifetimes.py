@@ -317,7 +317,9 @@ CTRL_C_STREAM = """
 import sys, llamacffi
 llama = llamacffi.Llama(sys.argv[1], backend="cpu", n_ctx=4096)
 try:
-    for i, chunk in enumerate(llama("Once upon a time", max_tokens=4000, stream=True)):
+    endless = {token: -1e9 for token in range(3)}  # SmolLM2's end tokens
+    stream = llama("Once upon a time", max_tokens=4000, temperature=0, logit_bias=endless, stream=True)
+    for i, chunk in enumerate(stream):
         if i == 3:
             print("ready")
 except KeyboardInterrupt:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import cffi
 import pytest
+
 from codegen.declarations import parse
 from codegen.pin import find_source
 from codegen.preprocess import INCLUDES, CodegenError, from_cdef

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llamacffi import errors as errors
+    from llamacffi import hub as hub
+    from llamacffi import plugins as plugins
+    from llamacffi import templates as templates
     from llamacffi.adapter import Adapter as Adapter
     from llamacffi.backends import Backend as Backend
     from llamacffi.backends import BackendReport as BackendReport
@@ -51,14 +54,15 @@ _HOMES = {
     "hookimpl": "hookspecs",
     "samplers": "sampling",
 }
-__all__ = [*_HOMES, "__version__", "backends", "errors"]
+_MODULES = ("backends", "errors", "hub", "plugins", "templates")  # the first can be called
+__all__ = [*_HOMES, *_MODULES, "__version__"]
 
 # A library must not print warnings by itself; the application decides where logs go.
 logging.getLogger("llamacffi").addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("backends", "errors"):  # modules; the first one can be called
+    if name in _MODULES:
         return importlib.import_module(f"llamacffi.{name}")
     home = _HOMES.get(name)
     if home is None:

@@ -59,6 +59,12 @@ class Adapter:
                 set_adapters(context, kept)
         self._handle.close()
 
+    def __enter__(self) -> Adapter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
     def __repr__(self) -> str:
         return f"Adapter({str(self.path)!r})"
 

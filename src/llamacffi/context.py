@@ -29,7 +29,6 @@ class PerformanceCounters:
     """What a context has done since the last reset (llama_perf_context_data).
 
     Attributes:
-        load_ms: Milliseconds spent loading.
         prompt_ms: Milliseconds in batches of several tokens.
         eval_ms: Milliseconds in single tokens.
         n_prompt: Tokens in batches of several.
@@ -37,7 +36,6 @@ class PerformanceCounters:
         n_reused: How often a compute graph was used again.
     """
 
-    load_ms: float
     prompt_ms: float
     eval_ms: float
     n_prompt: int
@@ -218,8 +216,6 @@ class Context(Decoding):
 
     def _check_size(self, params: Any) -> None:
         """Refuse a cache larger than the memory: Linux would grant it, and then kill us."""
-        import psutil
-
         model = self.model
         n_ctx = params.n_ctx or model.n_ctx_train
         if not (model.n_head and model.n_layer and model.n_ctx_train) or model.is_recurrent:
@@ -229,12 +225,13 @@ class Context(Decoding):
         per_token = model.n_layer * sum(
             lib.ggml_row_size(kind, 256) * row // 256 for kind in (params.type_k, params.type_v)
         )
-        needed, there = n_ctx * per_token, psutil.virtual_memory()
-        if model.n_swa == 0 and needed > there.total:
+        needed = n_ctx * per_token
+        there = max(device.memory_total for device in model.available_devices)
+        if model.n_swa == 0 and needed > there:
             raise ContextInitError(
-                f"n_ctx={n_ctx} needs about {needed / 2**30:.1f} GiB for the cache; this machine "
-                f"has {there.total / 2**30:.1f} GiB, {there.available / 2**30:.1f} GiB of it free. "
-                "Lower n_ctx, or use a smaller type_k and type_v."
+                f"n_ctx={n_ctx} needs about {needed / 2**30:.1f} GiB for the cache; the largest "
+                f"memory here has {there / 2**30:.1f} GiB. Lower n_ctx, or use a smaller type_k "
+                "and type_v."
             )
 
     def close(self) -> None:
@@ -403,7 +400,6 @@ class Context(Decoding):
         with self._handle.lock:
             data = self._lib.llama_perf_context(self._handle.pointer)
         return PerformanceCounters(
-            data.t_load_ms,
             data.t_p_eval_ms,
             data.t_eval_ms,
             data.n_p_eval,

@@ -30,7 +30,6 @@ __all__ = [
     "NativeError",
     "ParameterError",
     "PluginError",
-    "StateError",
     "TemplateError",
     "UnsupportedError",
 ]
@@ -137,10 +136,6 @@ class InvalidPositionError(LlamaCffiError, ValueError):
 
 class InvalidSequenceError(LlamaCffiError, ValueError):
     """A sequence id is outside the context's n_seq_max."""
-
-
-class StateError(LlamaCffiError, ValueError):
-    """A saved state does not belong to this model and context, or is damaged."""
 
 
 # -- text ---------------------------------------------------------------------------------------

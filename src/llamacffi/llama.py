@@ -304,7 +304,7 @@ class Llama:
         logits_processor: Any = None,
         grammar: Any = None,
         logit_bias: Mapping[int, float] | None = None,
-    ) -> Completion | Iterator[Completion]:
+    ) -> Any:
         """Complete a text.
 
         Args:

@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llamacffi import hub
 from llamacffi.backends import AUTO, Device, choose
 from llamacffi.backends.devices import devices as library_devices
 from llamacffi.errors import CancelledError, ModelFormatError, ModelLoadError, ModelNotFoundError
+from llamacffi.gguf_check import check_model_file
 from llamacffi.model_params import MetadataValue, ModelParams
 from llamacffi.native.handle import Handle
 from llamacffi.native.interruptible import run_interruptible
@@ -46,7 +46,7 @@ class Model:
             tensors, e.g. {"exps": "CPU"}.
         load_mode: "auto", "none" (read), "mmap", "mlock", "mmap+mlock" or "direct-io".
         lazy_mode: Read marked tensors on demand: "off", "auto" or "on".
-        metadata_overrides: GGUF metadata to change while loading.
+        metadata_overrides: GGUF metadata to change while loading; `metadata` shows the file's.
         check_tensors: Validate the weights' data while loading.
         vocab_only: Load the vocabulary and the metadata, no weights.
         use_extra_buffers: Let backends repack weights for speed.
@@ -103,6 +103,8 @@ class Model:
             load_mtp=load_mtp,
         )
         self.paths: list[Path] = _resolve(path, progress)
+        for file in self.paths:
+            check_model_file(file, self.params.metadata_overrides)
         self.library: Library = choose(backend)
         self._handle = self._load(progress)
         self._handle.keep_alive(self)
@@ -345,12 +347,20 @@ def _resolve(path: Any, progress: Progress) -> list[Path]:
     if isinstance(path, list | tuple):
         if not path:
             raise ModelNotFoundError("An empty list of model files was given. Name at least one.")
-        files = [hub.resolve(part, progress=bool(progress)) for part in path]
+        files = [_resolve_one(part, progress) for part in path]
     else:
-        files = [hub.resolve(path, progress=bool(progress))]
+        files = [_resolve_one(path, progress)]
     for file in files:
         _check_magic(file)
     return files
+
+
+def _resolve_one(reference: Any, progress: Progress) -> Path:
+    if os.path.isfile(reference):  # noqa: PTH113 - takes whatever the user gave
+        return Path(reference)
+    from llamacffi import hub  # only where something is to be looked up or fetched
+
+    return hub.resolve(reference, progress=bool(progress))
 
 
 def _check_magic(file: Path) -> None:

@@ -6,18 +6,20 @@ the others work on. It raises only where it is the one that was asked for.
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pluggy
 
 from llamacffi import hookspecs
 from llamacffi.errors import PluginError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["PluginReport", "collect", "failure_of", "installed"]
 
@@ -48,13 +50,15 @@ class _Plugins:
     """What was found in this process."""
 
     def __init__(self) -> None:
+        from importlib.metadata import entry_points  # 15 ms, and only where plugins are asked for
+
         self.manager = pluggy.PluginManager(hookspecs.PROJECT)
         self.manager.add_hookspecs(hookspecs)
         self.reports: dict[str, PluginReport] = {}
-        for entry in importlib.metadata.entry_points(group=hookspecs.PROJECT):
+        for entry in entry_points(group=hookspecs.PROJECT):
             self._load(entry)
 
-    def _load(self, entry: importlib.metadata.EntryPoint) -> None:
+    def _load(self, entry: EntryPoint) -> None:
         owner = entry.dist
         distribution = f"{owner.name} {owner.version}" if owner is not None else "unknown"
         error = None

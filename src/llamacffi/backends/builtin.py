@@ -37,7 +37,7 @@ def register_backends(register: Callable[[Backend], None]) -> None:
         Backend(
             "cpu",
             _shipped("cpu"),
-            remedy="reinstall llamacffi from a wheel, which has CPU libraries for every processor.",
+            remedy="reinstall llamacffi; a build with -Dcpu_variants=x86-64-v2 runs on any x86-64.",
         )
     )
     register(

@@ -165,7 +165,9 @@ def _report(offer: _Offer, variant: str = "", probe: bool = False) -> BackendRep
     reason = None
     if not reports:
         every = ", ".join(info.variant for info in offer.candidates() if info.variant)
-        reason = f"there is no variant {variant!r}, but {every}" if every else "no library is here"
+        reason = (
+            f"there is no variant {variant!r}, only {every}" if every else "no library is installed"
+        )
     elif chosen is None:
         reason = reports[0].reason
     return BackendReport(
@@ -173,7 +175,7 @@ def _report(offer: _Offer, variant: str = "", probe: bool = False) -> BackendRep
         installed=bool(reports),
         usable=chosen is not None,
         reason=reason,
-        remedy=None if chosen else (offer.remedy or REMEDIES.get(offer.name)),
+        remedy=None if chosen or (variant and not reports) else offer.remedy,
         library=chosen,
         libraries=tuple(reports),
     )

@@ -8,6 +8,6 @@ from __future__ import annotations
 __all__ = ["REMEDIES"]
 
 REMEDIES = {
-    "vulkan": "pip install llamacffi-vulkan, and a Vulkan driver for the GPU.",
-    "cuda": "pip install llamacffi-cuda, on a machine with an NVIDIA GPU and its driver.",
+    "vulkan": "pip install llamacffi-vulkan (not released yet), and a Vulkan driver for the GPU.",
+    "cuda": "pip install llamacffi-cuda (not released yet), and the driver of an NVIDIA GPU.",
 }

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from typing import Any, TextIO, cast
+from typing import TextIO
 
 import click
 
@@ -97,7 +96,7 @@ def complete(
             stream=True,
         )
         count = 0
-        for chunk in cast("Iterator[dict[str, Any]]", chunks):
+        for chunk in chunks:
             first = first or time.perf_counter()
             count += 1
             click.echo(chunk["choices"][0]["text"], nl=False)

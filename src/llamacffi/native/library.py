@@ -70,8 +70,10 @@ class Library:
 
         self.path = path
         self.ffi: Any = _llama.ffi
+        # Never unmapped: at the interpreter's exit a thread of ggml may still be inside.
+        flags = self.ffi.RTLD_NOW | self.ffi.RTLD_LOCAL | getattr(self.ffi, "RTLD_NODELETE", 0)
         try:
-            self.lib: Any = self.ffi.dlopen(str(path), self.ffi.RTLD_NOW | self.ffi.RTLD_LOCAL)
+            self.lib: Any = self.ffi.dlopen(str(path), flags)
         except OSError as failure:
             raise BackendUnavailableError(
                 f"{path.name} could not be opened: {failure}. Install what the loader names as "

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <deque>
@@ -11,6 +12,7 @@
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -81,11 +83,23 @@ struct failed_assertion : std::runtime_error {
 
 thread_local int guard_depth = 0;
 
-// ggml_abort calls this and then abort(). Leaving by an exception is the only way not to die.
-// Only a guarded thread may: a worker of ggml's thread pool has nobody to catch it.
+std::atomic<int> assertions_caught{0};
+
+// ggml_abort calls this and then abort(). Leaving by an exception is the only way not to die, and
+// only a guarded thread may: a worker of ggml's thread pool has nobody to catch it. But what fails
+// in a worker mostly fails in every thread of the computation, the guarded one too. So a worker
+// waits for that: if it happens, the worker stays parked, since its context is given up.
 void on_abort(const char * message) {
     if (guard_depth > 0) {
+        assertions_caught++;
         throw failed_assertion(message);
+    }
+    const int before = assertions_caught.load();
+    for (int i = 0; i < 200; i++) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+        while (assertions_caught.load() != before) {
+            std::this_thread::sleep_for(std::chrono::hours(1));
+        }
     }
     std::fprintf(stderr, "llamacffi: llama.cpp failed an assertion: %s\n", message);
 }

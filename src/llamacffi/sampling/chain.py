@@ -105,6 +105,12 @@ class SamplerChain:
         """Free the chain. Safe to call twice."""
         self._handle.close()
 
+    def __enter__(self) -> SamplerChain:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
     # -- sampling ---------------------------------------------------------------------------
 
     def check(self) -> None:

@@ -1,0 +1,134 @@
+"""What is measured, on which subjects, and which goals it is held against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmarks import prompts
+
+OURS = "llamacffi"
+PEER = "llama-cpp-python"
+UPSTREAM = "llama-bench"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A limit for our value, or for the ratio of our value to another subject's.
+
+    Attributes:
+        limit: The number.
+        at_least: Whether it is a lower limit; else an upper one.
+        against: The subject to divide by; None for the value itself.
+    """
+
+    limit: float
+    at_least: bool
+    against: str | None = None
+
+    def met(self, value: float) -> bool:
+        return value >= self.limit if self.at_least else value <= self.limit
+
+    def describe(self, unit: str) -> str:
+        sign = "≥" if self.at_least else "≤"
+        if self.against is None:
+            return f"{sign} {self.limit:g} {unit}"
+        return f"{sign} {self.limit:g} x {self.against}"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measurement.
+
+    Attributes:
+        name: For --only and the results file.
+        title: For people.
+        unit: Of the values.
+        kind: What the subjects are asked to do; see subjects/.
+        others: The subjects to compare with.
+        goals: What we want to reach.
+        prompts: Token ids; one prompt per repetition, taken in turn.
+        tokens: How many tokens to generate.
+        repetitions: Within one process; the median counts.
+        processes: Fresh processes per round; the median counts.
+    """
+
+    name: str
+    title: str
+    unit: str
+    kind: str
+    others: tuple[str, ...]
+    goals: tuple[Goal, ...]
+    prompts: tuple[tuple[int, ...], ...] = prompts.SHORT[:1]
+    tokens: int = 0
+    repetitions: int = 1
+    processes: int = 1
+
+
+METRICS = (
+    Metric(
+        "generate_128",
+        "generation, 128 tokens",
+        "tokens/s",
+        "generate",
+        (PEER, UPSTREAM),
+        (Goal(0.98, True, UPSTREAM), Goal(1.15, True, PEER)),
+        tokens=128,
+        repetitions=3,
+    ),
+    Metric(
+        "generate_1000",
+        "generation, 1000 tokens",
+        "tokens/s",
+        "generate",
+        (PEER, UPSTREAM),
+        (Goal(1.2, True, PEER),),
+        tokens=1000,
+    ),
+    Metric(
+        "prompt_512",
+        "prompt, 512 tokens",
+        "tokens/s",
+        "prompt",
+        (PEER, UPSTREAM),
+        (Goal(0.98, True, UPSTREAM),),
+        prompts=(prompts.arbitrary(512),),
+        repetitions=3,
+    ),
+    Metric(
+        "first_token",
+        "first token, short prompt, warm",
+        "ms",
+        "first_token",
+        (PEER,),
+        (Goal(0.85, False, PEER),),
+        prompts=prompts.SHORT,
+        repetitions=len(prompts.SHORT),
+    ),
+    Metric(
+        "start",
+        "start of the process to first token",
+        "ms",
+        "start",
+        (PEER,),
+        (Goal(0.78, False, PEER),),
+        processes=3,
+    ),
+    Metric(
+        "memory",
+        "peak memory, 64 tokens",
+        "MB",
+        "memory",
+        (PEER,),
+        (Goal(0.945, False, PEER),),
+        tokens=64,
+    ),
+    Metric(
+        "import",
+        "import",
+        "ms",
+        "import",
+        (PEER,),
+        (Goal(60, False),),
+        processes=2,
+    ),
+)

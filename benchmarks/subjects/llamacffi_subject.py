@@ -1,0 +1,47 @@
+"""llamacffi, as a subject: see timing.py."""
+# ruff: noqa: E402 - the import that is measured comes first
+
+from __future__ import annotations
+
+import time
+
+begun = time.perf_counter()
+import llamacffi
+
+llamacffi.Llama  # noqa: B018 - the class too, should the package bring it lazily
+import_ms = (time.perf_counter() - begun) * 1e3
+
+from typing import Any
+
+import timing
+
+
+def prompt(job: dict[str, Any]) -> None:
+    """Tokens per second of one decode of a fresh prompt."""
+    values = []
+    with (
+        llamacffi.Model(job["model"], backend="cpu") as model,
+        model.context(
+            n_ctx=timing.N_CTX,
+            n_batch=timing.N_BATCH,
+            n_threads=job["threads"],
+            n_threads_batch=job["threads"],
+        ) as context,
+    ):
+        for number in range(job["repetitions"] + 1):  # the first one warms up
+            tokens = job["prompts"][number % len(job["prompts"])]
+            context.memory.clear()
+            started = time.perf_counter()
+            context.decode_tokens(tokens, sequence=0, outputs="last")
+            values.append(len(tokens) / (time.perf_counter() - started))
+    timing.report(values[1:])
+
+
+job = timing.read_job()
+if job["kind"] == "import":
+    timing.report([import_ms])
+elif job["kind"] == "prompt":
+    prompt(job)
+else:
+    llm = llamacffi.Llama(**timing.settings(job))
+    timing.SHARED[job["kind"]](llm, job)

@@ -1,0 +1,94 @@
+"""What both Python libraries are asked to do, through the interface that they share.
+
+A subject is a script: it gets its job as a JSON argument and prints {"values": [...]} as its last
+line. The libraries' `Llama` classes take the same arguments, so this code is the same for both.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from typing import Any
+
+N_CTX = 2048
+N_BATCH = 512
+
+
+def read_job() -> dict[str, Any]:
+    job: dict[str, Any] = json.loads(sys.argv[1])
+    return job
+
+
+def report(values: list[float], **more: object) -> None:
+    print(json.dumps({"values": values, **more}))
+
+
+def settings(job: dict[str, Any]) -> dict[str, Any]:
+    """The arguments for `Llama`."""
+    return {
+        "model_path": job["model"],
+        "n_ctx": N_CTX,
+        "n_batch": N_BATCH,
+        "n_threads": job["threads"],
+        "n_threads_batch": job["threads"],
+        "verbose": False,
+    }
+
+
+def stream(llm: Any, prompt: list[int], tokens: int) -> tuple[float, float, str]:
+    """Seconds to the first text, seconds from it to the end, and the text."""
+    begun = time.perf_counter()
+    first = 0.0
+    text = ""
+    finish_reason = None
+    for chunk in llm.create_completion(prompt, max_tokens=tokens, temperature=0.0, stream=True):
+        choice = chunk["choices"][0]
+        finish_reason = choice["finish_reason"] or finish_reason
+        if choice["text"]:
+            first = first or time.perf_counter()
+            text += choice["text"]
+    ended = time.perf_counter()
+    if finish_reason != "length":
+        raise SystemExit(f"{finish_reason!r} came before {tokens} tokens: rates would be wrong")
+    return first - begun, ended - first, text
+
+
+def generate(llm: Any, job: dict[str, Any]) -> None:
+    """Tokens per second after the first one."""
+    prompts, tokens = job["prompts"], job["tokens"]
+    stream(llm, prompts[0], 8)
+    values = []
+    text = ""
+    for number in range(job["repetitions"]):
+        _, seconds, text = stream(llm, prompts[number % len(prompts)], tokens)
+        values.append((tokens - 1) / seconds)
+    report(values, text=text)
+
+
+def first_token(llm: Any, job: dict[str, Any]) -> None:
+    """Milliseconds to the first text; no prompt begins like the one before, so none is reused."""
+    prompts = job["prompts"]
+    stream(llm, prompts[-1], 8)
+    report([stream(llm, prompt, 4)[0] * 1e3 for prompt in prompts])
+
+
+def start(llm: Any, job: dict[str, Any]) -> None:
+    """The moment of the first text, on the clock that the parent process reads too."""
+    for chunk in llm.create_completion(
+        job["prompts"][0], max_tokens=4, temperature=0.0, stream=True
+    ):
+        if chunk["choices"][0]["text"]:
+            report([(time.monotonic_ns() - job["started_ns"]) / 1e6])
+            return
+
+
+def memory(llm: Any, job: dict[str, Any]) -> None:
+    """Megabytes (10^6 bytes) of peak resident memory of this process."""
+    stream(llm, job["prompts"][0], job["tokens"])
+    unit = 1 if sys.platform == "darwin" else 1024
+    report([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6])
+
+
+SHARED = {"generate": generate, "first_token": first_token, "start": start, "memory": memory}

@@ -1,0 +1,140 @@
+"""What the tests share: the real model, contexts of it, upstream's tree, and a leak check."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+import llamacffi
+from llamacffi import Context, Llama, Model
+from llamacffi.native.handle import live_handles
+
+ROOT = Path(__file__).parent.parent
+# Threads that wait for each other are slow where other programs hold the cores: set 1 there.
+N_THREADS = int(os.environ.get("LLAMACFFI_TEST_THREADS", "2"))
+LEAK_PATIENCE_SECONDS = 2.0  # a thread that has just finished may still hold a reference
+
+failed_key = pytest.StashKey[bool]()
+Continue = Callable[[Context, int], list[int]]
+
+
+@pytest.fixture(scope="session")
+def model_path() -> Path:
+    """The real model: LLAMACFFI_TEST_MODEL, or the smallest alias, fetched once per user."""
+    given = os.environ.get("LLAMACFFI_TEST_MODEL")
+    if given:
+        return Path(given)
+    return llamacffi.hub.resolve("smollm2")
+
+
+@pytest.fixture(scope="session")
+def model(model_path: Path) -> Iterator[Model]:
+    with Model(model_path, backend="cpu") as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def context(model: Model) -> Iterator[Context]:
+    with model.context(n_ctx=512, n_threads=N_THREADS) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def llama(model_path: Path) -> Iterator[Llama]:
+    with Llama(model_path, backend="cpu", n_ctx=512, n_threads=N_THREADS) as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="session")
+def upstream() -> Path:
+    """llama.cpp's source tree, at the pinned commit."""
+    sys.path.insert(0, str(ROOT / "build_backend"))
+    try:
+        source = importlib.import_module("source")
+        tree = source.present(ROOT) or source.ensure_source(ROOT)
+    finally:
+        sys.path.pop(0)
+    assert isinstance(tree, Path)
+    return tree
+
+
+@pytest.fixture(scope="session")
+def continue_greedily() -> Continue:
+    """A function: the next tokens after what a context has decoded, each the most probable."""
+
+    def continue_(context: Context, count: int, sequence: int = 0) -> list[int]:
+        found: list[int] = []
+        position = context.memory.position_max(sequence) + 1
+        while True:
+            found.append(int(context.logits().argmax()))
+            if len(found) == count:
+                return found
+            context.decode_token(found[-1], position, sequence)
+            position += 1
+
+    return continue_
+
+
+@pytest.fixture(scope="session")
+def pieces() -> Callable[[str, Sequence[int]], list[str]]:
+    """A function that cuts a text at some places, for property tests of streams."""
+
+    def cut(text: str, places: Sequence[int]) -> list[str]:
+        edges = sorted({0, len(text), *(place % (len(text) + 1) for place in places)})
+        return [text[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+
+    return cut
+
+
+# -- leaks ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _leak_check(patience: float = LEAK_PATIENCE_SECONDS) -> Iterator[None]:
+    before = live_handles()
+    yield
+    deadline = time.monotonic() + patience
+    while grown := {kind: n for kind, n in live_handles().items() if n > before.get(kind, 0)}:
+        gc.collect()
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.01)
+    assert not grown, f"native objects were left alive: {grown}, before {before}"
+
+
+@pytest.fixture(scope="session")
+def leak_check() -> Callable[..., AbstractContextManager[None]]:
+    """The leak check itself, to be tested."""
+    return _leak_check
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Iterator[pytest.TestReport | None]:
+    report = yield
+    if call.when == "call":
+        item.stash[failed_key] = call.excinfo is not None
+    return report
+
+
+@pytest.fixture(autouse=True)
+def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each test as many native objects are alive as before it.
+
+    Fixtures of a wider scope are set up before this one. A test that failed is spared: its
+    traceback keeps the objects alive, and it has been reported already.
+    """
+    check = _leak_check()
+    check.__enter__()
+    yield
+    if not request.node.stash.get(failed_key, False):
+        check.__exit__(None, None, None)
