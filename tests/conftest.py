@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -89,12 +90,12 @@ def pieces() -> Callable[[str, Sequence[int]], list[str]]:
 
     def cut(text: str, places: Sequence[int]) -> list[str]:
         edges = sorted({0, len(text), *(place % (len(text) + 1) for place in places)})
-        return [text[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+        return [text[a:b] for a, b in pairwise(edges)]
 
     return cut
 
 
-# -- leaks ------------------------------------------------------------------------------------------
+# -- leaks ----------------------------------------------------------------------------------------
 
 
 @contextmanager

@@ -78,6 +78,7 @@ def test_what_is_remembered_was_computed_without_it(
     logits(context)
     context.set_adapters([(Adapter(tiny, lora), 1.0)])
     assert context.memory.common_prefix(TOKENS) == 0
+    context.set_adapters([])  # the module's context would keep the adapter alive
 
 
 def test_closing_an_adapter_in_use(tiny: Model, context: Context, lora: Path) -> None:

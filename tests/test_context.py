@@ -59,7 +59,7 @@ def small(tiny: Model) -> Iterator[Context]:
         yield made
 
 
-# -- the same however it is cut -----------------------------------------------------------------------
+# -- the same however it is cut -------------------------------------------------------------------
 
 
 def whole(context: Context, tokens: list[int]) -> None:
@@ -127,7 +127,7 @@ def test_facts(context: Context, model: Model) -> None:
     assert repr(context).endswith("n_ctx=512)")
 
 
-# -- outputs --------------------------------------------------------------------------------------------
+# -- outputs --------------------------------------------------------------------------------------
 
 
 def test_logits_are_a_view(small: Context) -> None:
@@ -223,7 +223,7 @@ def test_more_outputs_than_there_is_room(tiny: Model) -> None:
             context.decode(batch)
 
 
-# -- embeddings -----------------------------------------------------------------------------------------
+# -- embeddings -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
@@ -294,8 +294,11 @@ import sys
 import llamacffi
 model = llamacffi.Model(sys.argv[1], backend="cpu")
 try:
-    context = model.context(n_ctx=1024, n_threads=2, embeddings=model.architecture == "bert")
-    context.decode_tokens([5] * 600)
+    context = model.context(
+        n_ctx=1024, n_batch=1024, n_ubatch=1024, n_threads=2,
+        embeddings=model.architecture == "bert",
+    )
+    context.decode_tokens([5] * 300)  # the last ones are a worker's
 except llamacffi.errors.LlamaCffiError as error:
     print("refused", type(error).__name__)
 else:
@@ -314,6 +317,7 @@ def test_more_positions_than_the_model_has(architecture: str, tmp_path: Path) ->
     )
     assert child.returncode == 0, child.stderr[-300:]
     assert child.stdout.startswith("refused")
+    assert "NativeError" not in child.stdout, "it was tried"
 
 
 def test_a_text_too_long_for_an_encoder(bert: Model) -> None:
@@ -342,7 +346,7 @@ def test_only_encoders_encode(small: Context) -> None:
         small.encode([5])
 
 
-# -- what is refused ------------------------------------------------------------------------------------
+# -- what is refused ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -454,7 +458,7 @@ def test_odd_rope_numbers_do_not_kill(tiny: Model, value: float) -> None:
         pass
 
 
-# -- cancelling, threads ----------------------------------------------------------------------------------
+# -- cancelling, threads --------------------------------------------------------------------------
 
 
 def test_cancelled_before(small: Context) -> None:
@@ -541,7 +545,7 @@ def test_threads_of_the_computation(tiny: Model) -> None:
                 context.set_threads(1, count or -2)
 
 
-# -- counters and the rest ------------------------------------------------------------------------------
+# -- counters and the rest ------------------------------------------------------------------------
 
 
 def test_counters(tiny: Model) -> None:

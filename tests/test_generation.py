@@ -49,7 +49,7 @@ def wanted(model: Model) -> list[int]:
     return tokens[-6:]
 
 
-# -- what comes out -------------------------------------------------------------------------------------
+# -- what comes out -------------------------------------------------------------------------------
 
 
 def test_steps(model: Model, context: Context, wanted: list[int]) -> None:
@@ -119,7 +119,7 @@ def test_sequences_do_not_mix(model: Model, wanted: list[int]) -> None:
         assert [step.token for step, _ in pairs] == wanted
 
 
-# -- how it ends ----------------------------------------------------------------------------------------
+# -- how it ends ----------------------------------------------------------------------------------
 
 
 def towards(token: int) -> SamplingParams:
@@ -221,7 +221,7 @@ def test_logprobs_are_the_models_own(model: Model, context: Context) -> None:
     def lift(ids: Any, logits: Any) -> None:
         logits[700] = 1000
 
-    plain = list(run(context, generation(model, logprobs=3, max_tokens=1)))[0].logprobs
+    plain = next(run(context, generation(model, logprobs=3, max_tokens=1))).logprobs
     chain = SamplingParams(temperature=0, processors=[lift]).chain(model)
     answer = generation(model, chain=chain, logprobs=3, max_tokens=1)
     (step,) = run(context, answer)
@@ -241,7 +241,7 @@ def test_no_alternatives_but_a_logprob(model: Model, context: Context) -> None:
     assert step.logprobs.logprob < 0
 
 
-# -- what is refused ------------------------------------------------------------------------------------
+# -- what is refused ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_a_prompt_longer_than_the_context(model: Model, context: Context) -> Non
     assert len(list(run(context, generation(model, max_tokens=1)))) == 1
 
 
-# -- cancelling and closing -----------------------------------------------------------------------------
+# -- cancelling and closing -----------------------------------------------------------------------
 
 
 def cancel_soon(context: Context, delay: float = 0.05) -> threading.Timer:
@@ -285,9 +285,13 @@ def cancel_soon(context: Context, delay: float = 0.05) -> threading.Timer:
 
 def test_cancelled_from_another_thread(model: Model, context: Context, wanted: list[int]) -> None:
     timer = cancel_soon(context)
-    with pytest.raises(CancelledError):
+
+    def go_on() -> None:
         for _ in range(1000):
             list(run(context, generation(model, max_tokens=400, ignore_eos=True)))
+
+    with pytest.raises(CancelledError):
+        go_on()
     timer.join()
     assert [step.token for step in run(context, generation(model))] == wanted
 
@@ -316,7 +320,7 @@ def test_closed_while_it_runs(model: Model) -> None:
     assert context.closed
 
 
-# -- other architectures --------------------------------------------------------------------------------
+# -- other architectures --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

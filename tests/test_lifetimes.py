@@ -261,7 +261,7 @@ def test_a_forked_child_can_load_its_own(model_path: Path) -> None:
         assert "Paris" in str(_in_fork(child))
 
 
-# -- Ctrl-C and the interpreter's exit ----------------------------------------------------------------
+# -- Ctrl-C and the interpreter's exit -------------------------------------------------------------
 
 
 def _interrupted(script: str, model_path: Path, after: str = "ready") -> tuple[int, str, str]:
@@ -318,8 +318,8 @@ import sys, llamacffi
 llama = llamacffi.Llama(sys.argv[1], backend="cpu", n_ctx=4096)
 try:
     endless = {token: -1e9 for token in range(3)}  # SmolLM2's end tokens
-    stream = llama("Once upon a time", max_tokens=4000, temperature=0, logit_bias=endless, stream=True)
-    for i, chunk in enumerate(stream):
+    options = {"max_tokens": 4000, "temperature": 0, "logit_bias": endless, "stream": True}
+    for i, chunk in enumerate(llama("Once upon a time", **options)):
         if i == 3:
             print("ready")
 except KeyboardInterrupt:

@@ -59,7 +59,7 @@ def tiny(tiny_path: Path) -> Iterator[Llama]:
         yield made
 
 
-# -- shapes ---------------------------------------------------------------------------------------------
+# -- shapes ---------------------------------------------------------------------------------------
 
 
 def test_the_whole_result(llama: Llama) -> None:
@@ -144,7 +144,7 @@ def test_no_alternatives(llama: Llama) -> None:
         found["top_logprobs"], found["tokens"], strict=True))  # fmt: skip
 
 
-# -- ends -----------------------------------------------------------------------------------------------
+# -- ends -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("max_tokens", [None, 0, -1])
@@ -190,7 +190,7 @@ def test_a_stopping_criterion(llama: Llama) -> None:
     assert complete(llama, stopping_criteria=enough)["usage"]["completion_tokens"] == 2
 
 
-# -- prompts --------------------------------------------------------------------------------------------
+# -- prompts --------------------------------------------------------------------------------------
 
 
 def test_a_prompt_of_tokens(llama: Llama) -> None:
@@ -292,7 +292,7 @@ def test_scoring_the_prompt_is_refused(llama: Llama) -> None:
         complete(llama, echo=True, logprobs=1)
 
 
-# -- reuse ----------------------------------------------------------------------------------------------
+# -- reuse ----------------------------------------------------------------------------------------
 
 
 def test_the_text_does_not_depend_on_what_was_before(llama: Llama) -> None:
@@ -330,7 +330,7 @@ def test_an_adapter_changes_what_is_remembered(tiny_path: Path, tmp_path: Path) 
     assert wanted != without
 
 
-# -- streams and threads ----------------------------------------------------------------------------------
+# -- streams and threads --------------------------------------------------------------------------
 
 
 def test_characters_are_whole_in_a_stream(llama: Llama) -> None:
@@ -369,9 +369,12 @@ def test_a_stream_left_alone(llama: Llama) -> None:
 
 
 def test_an_exception_in_the_reader_of_a_stream(llama: Llama) -> None:
-    with pytest.raises(KeyError):
+    def read() -> None:
         for _ in stream(llama):
             raise KeyError
+
+    with pytest.raises(KeyError):
+        read()
     assert complete(llama, max_tokens=1)
 
 
@@ -401,10 +404,14 @@ def test_cancelled_from_another_thread(llama: Llama) -> None:
 
     canceller = threading.Thread(target=cancel)
     canceller.start()
-    with pytest.raises(CancelledError):
+
+    def go_on() -> None:
         for _ in range(20):
             for _ in stream(llama, max_tokens=400):
                 started.set()
+
+    with pytest.raises(CancelledError):
+        go_on()
     canceller.join()
     assert text_of(complete(llama)) == wanted
 
@@ -420,7 +427,7 @@ def test_closed_during_a_stream(model_path: Path) -> None:
     closer.join()
 
 
-# -- lifetime -------------------------------------------------------------------------------------------
+# -- lifetime -------------------------------------------------------------------------------------
 
 
 def test_after_close(tiny_path: Path) -> None:
@@ -464,7 +471,7 @@ def test_a_failed_constructor_leaves_nothing(tiny_path: Path, tmp_path: Path) ->
         Llama(tmp_path / "none.gguf")
 
 
-# -- the rest of the interface ----------------------------------------------------------------------------
+# -- the rest of the interface --------------------------------------------------------------------
 
 
 def test_facts(llama: Llama) -> None:

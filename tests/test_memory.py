@@ -273,9 +273,10 @@ def test_a_sliding_window(models: Callable[[str], Model], tmp_path: Path) -> Non
         assert len(context.memory.tokens()) == 60
 
 
+some_tokens = st.lists(st.integers(3, 40), min_size=1, max_size=5)
 edits = st.lists(
     st.one_of(
-        st.tuples(st.just("decode"), st.integers(0, 3), st.lists(st.integers(3, 40), min_size=1, max_size=5)),
+        st.tuples(st.just("decode"), st.integers(0, 3), some_tokens),
         st.tuples(st.just("remove"), st.integers(0, 3), st.integers(0, 8)),
         st.tuples(st.just("copy"), st.integers(0, 3), st.integers(0, 3)),
         st.tuples(st.just("keep"), st.integers(0, 3), st.none()),

@@ -1,4 +1,4 @@
-"""What is shipped, as it is shipped: the wheel and third parties' plugins in a fresh environment."""
+"""What is shipped, as it is shipped: the wheel and third parties' plugins, freshly installed."""
 
 from __future__ import annotations
 

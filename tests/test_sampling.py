@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def text_of(llama: Llama, **parameters: Any) -> str:
     return str(result["choices"][0]["text"])
 
 
-# -- by name --------------------------------------------------------------------------------------------
+# -- by name --------------------------------------------------------------------------------------
 
 
 def test_every_built_in_sampler_is_tested() -> None:
@@ -161,7 +162,7 @@ def test_refused_by_a_completion(llama: Llama, parameters: dict[str, Any]) -> No
     assert text_of(llama, max_tokens=1, temperature=0)
 
 
-# -- the chain ------------------------------------------------------------------------------------------
+# -- the chain ------------------------------------------------------------------------------------
 
 
 def test_a_chain_prints_itself(model: Model) -> None:
@@ -266,7 +267,7 @@ def test_top_n_sigma_and_bias_reach_the_distribution(model: Model, decoded: Cont
     assert narrow.sample(decoded) == best
 
 
-# -- lifetimes ------------------------------------------------------------------------------------------
+# -- lifetimes ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -338,7 +339,7 @@ def test_sampling_before_any_decode(model: Model, context: Context) -> None:
     assert chain.sample(context) >= 0
 
 
-# -- seeds ----------------------------------------------------------------------------------------------
+# -- seeds ----------------------------------------------------------------------------------------
 
 
 def test_seeds_of_requests(llama: Llama) -> None:
@@ -359,7 +360,7 @@ def test_the_constructor_seed_is_for_calls_without_one(llama: Llama) -> None:
     assert text_of(llama, **hot) != text_of(llama, **hot), "without a seed each text is another"
 
 
-# -- processors -----------------------------------------------------------------------------------------
+# -- processors -----------------------------------------------------------------------------------
 
 
 def only(token: int, returned: bool) -> Callable[[Any, Any], Any]:
@@ -438,24 +439,20 @@ def test_a_result_of_the_wrong_shape(llama: Llama) -> None:
 def test_hopeless_logits(llama: Llama, value: float, parameters: dict[str, Any]) -> None:
     """A typed error or some token, but no crash; and what comes next is sound."""
     wanted = text_of(llama, temperature=0, max_tokens=3)
-    try:
+    with suppress(LlamaCffiError):
         text_of(llama, logits_processor=lambda i, s: np.full_like(s, value), **parameters)
-    except LlamaCffiError:
-        pass
     assert text_of(llama, temperature=0, max_tokens=3) == wanted
 
 
 def test_every_token_banned_by_bias(llama: Llama) -> None:
     everything = dict.fromkeys(range(len(llama.model.vocab)), -INF)
     wanted = text_of(llama, temperature=0, max_tokens=3)
-    try:
+    with suppress(LlamaCffiError):
         text_of(llama, logit_bias=everything)
-    except LlamaCffiError:
-        pass
     assert text_of(llama, temperature=0, max_tokens=3) == wanted
 
 
-# -- grammars -------------------------------------------------------------------------------------------
+# -- grammars -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("grammar", BAD_GRAMMARS)
@@ -554,7 +551,7 @@ def test_accepting_against_the_grammar_is_an_error(model: Model, decoded: Contex
     assert SamplerChain(model, ["greedy"]).sample(decoded) >= 0
 
 
-# -- parameters -----------------------------------------------------------------------------------------
+# -- parameters -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_bos_is_there_once(chatml: Template, with_bos: Model, tmp_path: Path) ->
     ],
 )
 def test_messages_that_cannot_be_rendered(chatml: Template, message: Mapping[str, Any]) -> None:
-    with pytest.raises(TemplateError, match="chatml|ChatML"):
+    with pytest.raises(TemplateError, match="ChatML"):
         chatml.render([USER, message])
 
 

@@ -1,4 +1,4 @@
-"""Tokenisation: upstream's own cases, round trips, and everything that must not reach native code."""
+"""Tokenisation: upstream's own cases, round trips, and what must not reach native code."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def tiny(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Vocab]:
         yield model.vocab
 
 
-# -- upstream's cases ---------------------------------------------------------------------------------
+# -- upstream's cases -----------------------------------------------------------------------------
 
 
 def test_every_vocabulary_with_cases_is_tested(upstream: Path) -> None:
@@ -82,7 +82,7 @@ def test_pieces_longer_than_32_bytes(upstream: Path, name: str) -> None:
                 assert found.replace(b" ", b"") == (piece * count).replace(b" ", b"")
 
 
-# -- round trips --------------------------------------------------------------------------------------
+# -- round trips ----------------------------------------------------------------------------------
 
 
 # SmolLM2's vocabulary has no token for some bytes: they, and characters that contain them, vanish.
@@ -163,7 +163,7 @@ def test_the_tiny_models_have_every_kind_of_tokenizer() -> None:
     }
 
 
-# -- special tokens -----------------------------------------------------------------------------------
+# -- special tokens -------------------------------------------------------------------------------
 
 
 def test_a_typed_control_token_stays_text(vocab: Vocab, control_tokens: list[int]) -> None:
@@ -221,7 +221,7 @@ def test_nothing_is_something(vocab: Vocab) -> None:
     assert vocab.detokenize_bytes(()) == b""
 
 
-# -- ids out of range ---------------------------------------------------------------------------------
+# -- ids out of range -----------------------------------------------------------------------------
 
 OUT_OF_RANGE = [-1, 10**9, 2**40, -(2**70), 49_152, -(2**31)]
 USES: dict[str, Callable[[Vocab, Any], object]] = {
@@ -280,7 +280,7 @@ def test_after_close(model_path: Path, use: Callable[[Vocab, Any], object]) -> N
         _ = vocab.type
 
 
-# -- text in a stream ---------------------------------------------------------------------------------
+# -- text in a stream -----------------------------------------------------------------------------
 
 
 @given(st.text(speakable, max_size=80))

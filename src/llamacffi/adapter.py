@@ -95,3 +95,4 @@ def set_adapters(context: Context, adapters: Sequence[tuple[Adapter, float]]) ->
         for adapter, _ in adapters:
             adapter._used_by.add(context)
         context.adapters = tuple(adapters)  # also keeps them alive while they are in use
+        context.memory.forget_tokens()  # what was computed without them is no prefix to build on

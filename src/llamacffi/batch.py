@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,7 @@ class Batch:
         """
         if self.embeddings:
             raise ParameterError("This batch holds embeddings; put tokens into another one.")
-        self.tokens.append(int(token))
+        self.tokens.append(operator.index(token))
         return self._add_row(position, sequences, output)
 
     def add_embedding(
@@ -74,8 +75,8 @@ class Batch:
         return self._add_row(position, sequences, output)
 
     def _add_row(self, position: int, sequences: Sequence[int], output: bool) -> int:
-        self.positions.append(int(position))
-        self.sequences.append(tuple(int(sequence) for sequence in sequences))
+        self.positions.append(operator.index(position))
+        self.sequences.append(tuple(map(operator.index, sequences)))
         self.outputs.append(bool(output))
         return len(self.positions) - 1
 
@@ -90,7 +91,7 @@ class Batch:
         Raises:
             InvalidTokenError: A token id outside the vocabulary.
             InvalidSequenceError: A sequence id outside the context, or none.
-            InvalidPositionError: A negative position, or one too large.
+            InvalidPositionError: A negative position, one too large, or one given twice.
             ParameterError: An embedding of the wrong width.
         """
         check_tokens(self.tokens, n_vocab)
@@ -107,11 +108,19 @@ class Batch:
                     f"Row {index} has the sequence ids {list(sequences)}; this context has 0 to "
                     f"{n_seq_max - 1}. Create it with a larger n_seq_max."
                 )
+        taken: set[tuple[int, int]] = set()
         for index, position in enumerate(self.positions):
             if not 0 <= position < MAX_POSITION:
                 raise InvalidPositionError(
                     f"Row {index} has the position {position}: it must be 0 or more."
                 )
+            places = {(sequence, position) for sequence in self.sequences[index]}
+            if places & taken:
+                raise InvalidPositionError(
+                    f"Row {index} has the position {position}, which an earlier row of the same "
+                    "sequence has."
+                )
+            taken |= places
 
     def to_native(self, library: Library) -> tuple[Any, list[Any]]:
         """Build the struct; returns it with the arrays that it points to."""

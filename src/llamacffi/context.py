@@ -161,6 +161,8 @@ class Context(Decoding):
         pointer = self._handle.pointer
         self.n_ctx: int = self._lib.llama_n_ctx(pointer)
         self.n_ctx_seq: int = self._lib.llama_n_ctx_seq(pointer)
+        if model._n_positions is not None:
+            self.n_ctx_seq = min(self.n_ctx_seq, model._n_positions)
         self.n_batch: int = self._lib.llama_n_batch(pointer)
         self.n_ubatch: int = self._lib.llama_n_ubatch(pointer)
         self.n_seq_max: int = self._lib.llama_n_seq_max(pointer)
@@ -317,7 +319,8 @@ class Context(Decoding):
         import numpy as np
 
         with self._handle.lock:
-            pointer = function(self._handle.pointer, index)
+            inside = -self.n_batch <= index < self.n_batch
+            pointer = function(self._handle.pointer, index) if inside else None
             if not pointer:
                 self.library.log.drain()
                 raise IndexError(
@@ -364,6 +367,7 @@ class Context(Decoding):
         """Attend to the past only, or to everything in the batch (llama_set_causal_attn)."""
         with self._handle.lock:
             self._lib.llama_set_causal_attn(self._handle.pointer, causal)
+            self.memory.forget_tokens()
 
     def set_adapters(self, adapters: Sequence[tuple[Adapter, float]]) -> None:
         """Use LoRA adapters, each with a scale, in place of those before; [] for none.

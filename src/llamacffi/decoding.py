@@ -92,17 +92,17 @@ class Decoding:
         kind = OUTPUTS.get(outputs)
         if kind is None:
             raise ParameterError(f"outputs={outputs!r}: choose one of {', '.join(OUTPUTS)}.")
+        tokens = check_tokens(tokens, self._n_vocab)
         count = len(tokens)
         if not count:
             raise EmptyInputError(
                 "There are no tokens to decode. An empty prompt needs at least BOS."
             )
-        check_tokens(tokens, self._n_vocab)
         memory = self.memory
         with self._handle.lock:
             end = memory.position_max(sequence) + 1
             start = end if position is None else position
-            if start != end and self._has_memory:
+            if start < 0 or (start != end and self._has_memory):
                 raise InvalidPositionError(
                     f"Position {start} was asked for, but sequence {sequence} goes on at {end}. "
                     "Remove what is behind, or decode what is missing."
@@ -130,6 +130,10 @@ class Decoding:
         """Decode one token whose place is known, the step of a generation; as decode_tokens."""
         if not 0 <= token < self._n_vocab:
             check_tokens((token,), self._n_vocab)
+        if not 0 <= sequence < self.n_seq_max:
+            self.memory.check_sequence(sequence)
+        if position < 0:
+            raise InvalidPositionError(f"Position {position} is negative. Count from 0.")
         with self._handle.lock:
             if position >= self.n_ctx_seq:
                 raise ContextFullError(

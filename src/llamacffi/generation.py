@@ -90,11 +90,11 @@ class Generation:
         criteria: StoppingCriterion | None = None,
         special: bool = False,
     ) -> None:
-        if not len(prompt):
+        prompt = check_tokens(prompt, vocab.n_tokens)
+        if not prompt:
             raise EmptyInputError(
                 "The prompt is empty. Give it a word, or a BOS token to start from."
             )
-        check_tokens(prompt, vocab.n_tokens)
         chain.check()
         self._vocab = vocab
         self._chain = chain
@@ -103,7 +103,7 @@ class Generation:
         self._ignore_eos = ignore_eos
         self._logprobs = logprobs
         self._criteria = criteria
-        self.prompt = list(prompt)
+        self.prompt = prompt
         self.tokens = list(prompt)  # prompt and completion
         self.max_tokens = max_tokens
         self.n_cached = 0

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llamacffi.errors import ModelFormatError
+from llamacffi.errors import ModelFormatError, ParameterError
 
 __all__ = ["check_model_file"]
 
@@ -54,6 +54,7 @@ class _Header:
     integers: dict[str, int] = field(default_factory=dict)  # U32 and U16 only
     floats: dict[str, float] = field(default_factory=dict)
     strings: dict[str, str] = field(default_factory=dict)
+    bools: dict[str, bool] = field(default_factory=dict)
     tokens_at: tuple[int, int] | None = None  # offset and count of tokenizer.ggml.tokens
     tensors: dict[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
 
@@ -62,6 +63,17 @@ class _Header:
         return self.strings.get("general.architecture", "")
 
     def override(self, key: str, value: bool | float | str) -> None:
+        kinds = (
+            (self.strings, str),
+            (self.floats, float),
+            (self.integers, int),
+            (self.bools, bool),
+        )
+        for known, kind in kinds:
+            if key in known and type(value) is not kind:  # llama.cpp would ignore it
+                raise ParameterError(
+                    f"metadata_overrides[{key!r}] is {value!r}; the file has a {kind.__name__}."
+                )
         if isinstance(value, str):
             self.strings[key] = value
         elif isinstance(value, float):
@@ -72,12 +84,16 @@ class _Header:
 
 def check_model_file(
     path: str | os.PathLike[str], overrides: Mapping[str, bool | int | float | str] | None = None
-) -> None:
+) -> int | None:
     """Refuse a model file that would end or hang the process when it is used.
 
     Args:
         path: The file; of a split model the first part, whose siblings are read too.
         overrides: Metadata that replaces the file's, as `Model(metadata_overrides=...)`.
+
+    Returns:
+        How many positions the model has learned, where it has a table of them; llama.cpp looks
+        up later ones behind the table's end, in a worker thread. None where any can be computed.
 
     Raises:
         ModelFormatError: Naming the key or the tensor, and what is wrong with it.
@@ -85,7 +101,7 @@ def check_model_file(
     file = Path(path)
     header = _read(file)
     if header is None:
-        return
+        return None
     for key, value in (overrides or {}).items():
         header.override(key, value)
     complete = True
@@ -104,6 +120,8 @@ def check_model_file(
             f"{file} describes a model that cannot be run: {wrong}. llama.cpp would crash or hang "
             "on it. Fetch the file again, or convert the model with a current llama.cpp."
         )
+    _, shape = header.tensors.get("position_embd.weight", (0, ()))
+    return shape[1] if len(shape) > 1 else None
 
 
 # -- the checks ---------------------------------------------------------------------------------
@@ -290,6 +308,8 @@ def _walk(blob: mmap.mmap) -> _Header | None:
                 header.integers[key] = _u32(blob, at)[0]
             elif kind == U16:  # split.count
                 header.integers[key] = int.from_bytes(blob[at : at + 2], "little")
+            elif kind == BOOL:
+                header.bools[key] = bool(blob[at])
             elif kind == F32:
                 header.floats[key] = _f32(blob, at)[0]
             at += _SIZES[kind]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -279,7 +280,7 @@ class Llama:
 
     def create_completion(
         self,
-        prompt: str | Sequence[int],
+        prompt: str | bytes | Sequence[int],
         suffix: str | None = None,
         max_tokens: int | None = 16,
         temperature: float = 0.8,
@@ -308,7 +309,8 @@ class Llama:
         """Complete a text.
 
         Args:
-            prompt: Text, or token ids. In text, control tokens may be spelled out.
+            prompt: Text (bytes are taken as UTF-8), in which control tokens may be spelled out; or
+                token ids.
             suffix: Text that follows what is to be filled in; for models with infill tokens.
             max_tokens: Most tokens to generate; None, 0 or less for as many as fit.
             temperature: 0 for the most probable token each time.
@@ -391,7 +393,9 @@ class Llama:
         )
         before = ""
         if echo or logprobs is not None:
-            before = prompt if isinstance(prompt, str) else self.model.vocab.detokenize(tokens)
+            before = self.model.vocab.detokenize(tokens)
+            if isinstance(prompt, str | bytes):
+                before = prompt if isinstance(prompt, str) else prompt.decode("utf-8", "replace")
         shape = CompletionShape(model or self.model_path, self.model.vocab, len(before))
         steps = self._turn.take(run(context, generation))
         if stream:
@@ -402,18 +406,18 @@ class Llama:
 
     __call__ = create_completion
 
-    def _prompt_tokens(self, prompt: str | Sequence[int], suffix: str | None) -> list[int]:
+    def _prompt_tokens(self, prompt: str | bytes | Sequence[int], suffix: str | None) -> list[int]:
         vocab = self.model.vocab
         if suffix is not None:
             return self._infill_tokens(prompt, suffix)
-        if not isinstance(prompt, str):
-            return [int(token) for token in prompt]
+        if not isinstance(prompt, str | bytes):
+            return [operator.index(token) for token in prompt]
         tokens = vocab.tokenize(prompt, add_special=True, parse_special=True)
         if len(tokens) > 1 and tokens[0] == tokens[1] == vocab.bos:
             del tokens[0]  # the prompt spelled out the BOS that the tokenizer adds anyway
         return tokens
 
-    def _infill_tokens(self, prompt: str | Sequence[int], suffix: str) -> list[int]:
+    def _infill_tokens(self, prompt: str | bytes | Sequence[int], suffix: str) -> list[int]:
         vocab = self.model.vocab
         before, after, middle = vocab.fim_prefix, vocab.fim_suffix, vocab.fim_middle
         if before is None or after is None or middle is None:
@@ -421,7 +425,7 @@ class Llama:
                 f"{self.model} has no fill-in-the-middle tokens, which `suffix` needs. Use a model "
                 "trained to fill in, or leave suffix out."
             )
-        if isinstance(prompt, str):
+        if isinstance(prompt, str | bytes):
             prompt = vocab.tokenize(prompt, add_special=False)
         parts = [[before, *prompt], [after, *vocab.tokenize(suffix, add_special=False)]]
         if self._spm_infill:

@@ -37,11 +37,13 @@ def token_logprobs(logits: NDArray[np.float32], token: int, count: int) -> Token
     """
     import numpy as np
 
+    count = min(count, logits.size)
     highest = logits.max()
+    if highest == -np.inf:  # everything is forbidden: nothing has a probability
+        return TokenLogprobs(token, -np.inf, tuple((i, -np.inf) for i in range(count)))
     # Summed in double precision: 100,000 terms in single precision lose four digits.
     total = highest + np.log(np.exp(logits - highest).sum(dtype=np.float64))
-    count = min(count, logits.size - 1)
     # argpartition finds the best in one pass; only those few are then sorted.
-    best = np.argpartition(logits, logits.size - count)[logits.size - count :][:count]
+    best = np.argpartition(logits, -count)[-count:] if count else np.array([], int)
     ordered = sorted(((int(i), float(logits[i] - total)) for i in best), key=lambda pair: -pair[1])
     return TokenLogprobs(token, float(logits[token] - total), tuple(ordered))

@@ -31,7 +31,8 @@ class Memory:
         # The tokens at positions 0, 1, 2, ... of each sequence, where that is known.
         self._tokens: dict[int, list[int]] = {}
 
-    def _check_sequence(self, *sequences: int) -> None:
+    def check_sequence(self, *sequences: int) -> None:
+        """Refuse ids that are not in the context, with InvalidSequenceError."""
         for sequence in sequences:
             if not 0 <= sequence < self._context.n_seq_max:
                 raise InvalidSequenceError(
@@ -43,14 +44,14 @@ class Memory:
 
     def position_min(self, sequence: int = 0) -> int:
         """Smallest position remembered; -1 if none (llama_memory_seq_pos_min)."""
-        self._check_sequence(sequence)
+        self.check_sequence(sequence)
         with self._handle.lock:
             memory = self._lib.llama_get_memory(self._handle.pointer)
             return int(self._lib.llama_memory_seq_pos_min(memory, sequence)) if memory else -1
 
     def position_max(self, sequence: int = 0) -> int:
         """Largest position remembered; -1 if none (llama_memory_seq_pos_max)."""
-        self._check_sequence(sequence)
+        self.check_sequence(sequence)
         with self._handle.lock:
             memory = self._lib.llama_get_memory(self._handle.pointer)
             return int(self._lib.llama_memory_seq_pos_max(memory, sequence)) if memory else -1
@@ -64,11 +65,12 @@ class Memory:
 
     def tokens(self, sequence: int = 0) -> list[int]:
         """The tokens at positions 0, 1, ... of a sequence; empty where that is not known."""
-        self._check_sequence(sequence)
+        self.check_sequence(sequence)
         return list(self._tokens.get(sequence, ()))
 
     def common_prefix(self, tokens: Sequence[int], sequence: int = 0) -> int:
         """How many of the first tokens the sequence remembers already."""
+        self.check_sequence(sequence)
         known = self._tokens.get(sequence, [])
         count = min(len(known), len(tokens))
         if known[:count] == list(tokens[:count]):
@@ -101,7 +103,7 @@ class Memory:
             always can be.
         """
         if sequence != EVERY:
-            self._check_sequence(sequence)
+            self.check_sequence(sequence)
         with self._handle.lock:
             done = self._lib.llamacffi_memory_seq_rm(
                 self._handle.pointer, sequence, max(start, 0), end, self._error
@@ -119,9 +121,10 @@ class Memory:
         Raises:
             UnsupportedError: A part was asked for, and the sequences have buffers of their own.
         """
-        self._check_sequence(source, target)
+        self.check_sequence(source, target)
         part = start > 0 or (end != EVERY and end <= self.position_max(source))
-        if part and not self._context.params.kv_unified and self._context.n_seq_max > 1:
+        replaces = not self._context.params.kv_unified  # a buffer of its own is overwritten
+        if part and replaces and self._context.n_seq_max > 1:
             raise UnsupportedError(
                 "Only a whole sequence can be copied between separate buffers. Copy all and "
                 "remove the rest, or create the context with kv_unified=True."
@@ -129,22 +132,27 @@ class Memory:
         if source == target:
             return
         with self._handle.lock:
+            empty = self.position_max(target) < 0
             self._lib.llamacffi_memory_seq_cp(
                 self._handle.pointer, source, target, max(start, 0) if part else EVERY,
                 end if part else EVERY, self._error,
             )  # fmt: skip
             self._library.check(self._error, "Copying in the memory", self._handle)
-            known = self._tokens.get(source, [])
-            if start <= 0 and target not in self._tokens:
-                self._tokens[target] = known[: None if end == EVERY else end]
+            self.forget_tokens(target)
+            if (replaces or empty) and start <= 0:
+                known = self._tokens.get(source, [])
+                self._tokens[target] = known[: end if part else None]
 
     def keep(self, sequence: int) -> None:
-        """Forget every other sequence (llama_memory_seq_keep)."""
-        self._check_sequence(sequence)
-        with self._handle.lock:
-            self._lib.llamacffi_memory_seq_keep(self._handle.pointer, sequence, self._error)
-            self._library.check(self._error, "Removing the other sequences", self._handle)
-            self._tokens = {k: v for k, v in self._tokens.items() if k == sequence}
+        """Forget every other sequence.
+
+        One by one: llama_memory_seq_keep leaves sequences with buffers of their own alone.
+        """
+        self.check_sequence(sequence)
+        _ = self._handle.pointer  # refuses a closed context, also where nothing is to be removed
+        for other in range(self._context.n_seq_max):
+            if other != sequence:
+                self.remove(other)
 
     def shift(self, sequence: int, start: int, end: int, delta: int) -> None:
         """Add `delta` to the positions of a range (llama_memory_seq_add).
@@ -178,7 +186,7 @@ class Memory:
             self._forget_tokens_from(sequence, start // divisor)
 
     def _check_shift(self, sequence: int) -> None:
-        self._check_sequence(sequence)
+        self.check_sequence(sequence)
         if not self.can_shift:
             raise UnsupportedError(
                 "The memory of this model cannot shift positions. Remove the tail and decode again."
@@ -193,9 +201,12 @@ class Memory:
             del known[position:]
             known.extend(tokens)
 
-    def forget_tokens(self, sequence: int) -> None:
-        """Stop claiming to know the tokens of a sequence."""
-        self._tokens.pop(sequence, None)
+    def forget_tokens(self, sequence: int | None = None) -> None:
+        """Stop claiming to know the tokens of a sequence, or of all."""
+        if sequence is None:
+            self._tokens.clear()
+        else:
+            self._tokens.pop(sequence, None)
 
     def _forget_tokens_from(self, sequence: int, position: int) -> None:
         del self._tokens.get(sequence, [])[max(position, 0) :]

@@ -103,8 +103,8 @@ class Model:
             load_mtp=load_mtp,
         )
         self.paths: list[Path] = _resolve(path, progress)
-        for file in self.paths:
-            check_model_file(file, self.params.metadata_overrides)
+        positions = [check_model_file(file, self.params.metadata_overrides) for file in self.paths]
+        self._n_positions = next((count for count in positions if count is not None), None)
         self.library: Library = choose(backend)
         self._handle = self._load(progress)
         self._handle.keep_alive(self)
@@ -136,15 +136,21 @@ class Model:
                 discard=lambda model: model and lib.llama_model_free(model),
                 tick=tick,
             )
-            if pointer and not report(1.0):
-                lib.llama_model_free(pointer)
-                state.cancel = 1
-                pointer = ffi.NULL
+            if pointer:
+                handle = Handle("model", pointer, lib.llama_model_free)
+                try:
+                    state.cancel = not report(1.0)
+                except BaseException:
+                    handle.close()
+                    raise
         library.log.drain()
         del keep
         if not pointer:
             raise self._load_error(state, library.message(error))
-        return Handle("model", pointer, lib.llama_model_free)
+        if state.cancel:
+            handle.close()
+            raise self._load_error(state, "")
+        return handle
 
     def _load_error(self, state: Any, message: str) -> Exception:
         if state.cancel:
@@ -156,7 +162,7 @@ class Model:
                 "quantisation, or put fewer layers on the device (n_gpu_layers)."
             )
         hint = "Fetch the file again, or convert it with a llama.cpp of this version."
-        if "missing tensor" in words and not self.params.vocab_only:
+        if "tensor" in words and "not found" in words and not self.params.vocab_only:
             hint = "If it holds a vocabulary only, load it with vocab_only=True."
         return ModelFormatError(
             f"{self.path} could not be loaded: {message or 'no reason given'}. {hint}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llamacffi.errors import InvalidTokenError, ParameterError, UnsupportedError
@@ -17,15 +18,20 @@ MAX_TEXT_BYTES = 2**31 - 1024  # the C API counts in int32_t
 _TYPES = {0: "none", 1: "spm", 2: "bpe", 3: "wpm", 4: "ugm", 5: "rwkv", 6: "plamo2", 7: "test"}
 
 
-def check_tokens(tokens: Sequence[int], n_vocab: int) -> None:
+def check_tokens(tokens: Iterable[int], n_vocab: int) -> list[int]:
     """Refuse token ids outside the vocabulary; llama.cpp reads out of bounds or aborts on them.
+
+    Returns:
+        The ids as a list of Python integers.
 
     Raises:
         InvalidTokenError: Naming the first bad id and its place.
+        TypeError: Something among them is no integer.
     """
-    if not len(tokens) or (min(tokens) >= 0 and max(tokens) < n_vocab):
-        return
-    index, bad = next((i, t) for i, t in enumerate(tokens) if not 0 <= t < n_vocab)
+    checked = list(map(operator.index, tokens))
+    if not checked or (min(checked) >= 0 and max(checked) < n_vocab):
+        return checked
+    index, bad = next((i, t) for i, t in enumerate(checked) if not 0 <= t < n_vocab)
     raise InvalidTokenError(
         f"Token {bad} at index {index} is not in the vocabulary: ids go from 0 to {n_vocab - 1}."
     )
@@ -58,6 +64,14 @@ class Vocab:
         _ = self._handle.pointer  # the vocabulary lives in the model
         return self._pointer_value
 
+    def _present(self) -> Any:
+        """The pointer, if there is a vocabulary behind it; upstream asserts that there is."""
+        if self.type == "none":
+            raise UnsupportedError(
+                "This model has no vocabulary: its tokens are numbers, and no text belongs to them."
+            )
+        return self._pointer
+
     @property
     def type(self) -> str:
         """The kind of tokenizer: "none", "spm", "bpe", "wpm", "ugm", ... (llama_vocab_type)."""
@@ -83,21 +97,20 @@ class Vocab:
         Raises:
             UnsupportedError: The model has no vocabulary.
         """
+        if not isinstance(text, str | bytes | bytearray):
+            raise TypeError(f"text is a {type(text).__name__}; give a str or bytes.")
         data = text.encode() if isinstance(text, str) else bytes(text)
         if len(data) > MAX_TEXT_BYTES:
             raise ParameterError(
                 f"The text has {len(data)} bytes; at most {MAX_TEXT_BYTES} are possible."
             )
         with self._handle.lock:
-            if self.type == "none":
-                raise UnsupportedError(
-                    "This model has no vocabulary: pass token ids instead of text."
-                )
+            pointer = self._present()
             room = len(data) + 8
             while True:
                 tokens = self._ffi.new("llama_token[]", room)
                 count = self._lib.llamacffi_tokenize(
-                    self._pointer, data, len(data), tokens, room, add_special, parse_special,
+                    pointer, data, len(data), tokens, room, add_special, parse_special,
                     self._error,
                 )  # fmt: skip
                 self._library.check(self._error, "Tokenising")
@@ -137,12 +150,12 @@ class Vocab:
         unparse_special: bool = False,
     ) -> bytes:
         """As detokenize, but the raw bytes: half a character stays half a character."""
-        check_tokens(tokens, self.n_tokens)
-        if not len(tokens):
+        checked = check_tokens(tokens, self.n_tokens)
+        if not checked:
             return b""
         with self._handle.lock:
-            pointer = self._pointer
-            array = self._ffi.new("llama_token[]", [int(token) for token in tokens])
+            pointer = self._present()
+            array = self._ffi.new("llama_token[]", checked)
             room = len(array) * 8 + 64
             while True:
                 text = self._ffi.new("char[]", room)
@@ -165,11 +178,12 @@ class Vocab:
         Raises:
             InvalidTokenError: The id is outside the vocabulary.
         """
-        if not special and (known := self._pieces.get(token)) is not None:
+        _ = self._handle.pointer  # refuses a closed model, though the piece may be known
+        if not special and type(token) is int and (known := self._pieces.get(token)) is not None:
             return known
-        check_tokens((token,), self.n_tokens)
+        (token,) = check_tokens((token,), self.n_tokens)
         with self._handle.lock:
-            pointer = self._pointer
+            pointer = self._present()
             room = 64
             while True:
                 text = self._ffi.new("char[]", room)
@@ -258,32 +272,32 @@ class Vocab:
         """Whether the token ends a generation: EOS, EOT and the like (llama_vocab_is_eog)."""
         check_tokens((token,), self.n_tokens)
         with self._handle.lock:
-            return bool(self._lib.llama_vocab_is_eog(self._pointer, token))
+            return bool(self._lib.llama_vocab_is_eog(self._present(), token))
 
     def is_control(self, token: int) -> bool:
         """Whether the token is a control token, not text (llama_vocab_is_control)."""
         check_tokens((token,), self.n_tokens)
         with self._handle.lock:
-            return bool(self._lib.llama_vocab_is_control(self._pointer, token))
+            return bool(self._lib.llama_vocab_is_control(self._present(), token))
 
     def text(self, token: int) -> str:
         """The token as the vocabulary spells it, e.g. "Ġhello" (llama_vocab_get_text)."""
         check_tokens((token,), self.n_tokens)
         with self._handle.lock:
-            text = self._lib.llama_vocab_get_text(self._pointer, token)
+            text = self._lib.llama_vocab_get_text(self._present(), token)
             return str(self._ffi.string(text).decode("utf-8", "replace"))
 
     def score(self, token: int) -> float:
         """The token's score in the vocabulary (llama_vocab_get_score)."""
         check_tokens((token,), self.n_tokens)
         with self._handle.lock:
-            return float(self._lib.llama_vocab_get_score(self._pointer, token))
+            return float(self._lib.llama_vocab_get_score(self._present(), token))
 
     def attributes(self, token: int) -> int:
         """The token's attributes, a mask of enum llama_token_attr (llama_vocab_get_attr)."""
         check_tokens((token,), self.n_tokens)
         with self._handle.lock:
-            return int(self._lib.llama_vocab_get_attr(self._pointer, token))
+            return int(self._lib.llama_vocab_get_attr(self._present(), token))
 
 
 class StreamDecoder:

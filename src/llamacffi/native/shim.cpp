@@ -332,13 +332,6 @@ bool llamacffi_memory_seq_cp(
     });
 }
 
-bool llamacffi_memory_seq_keep(llama_context * ctx, llama_seq_id seq_id, llamacffi_error * error) {
-    return guarded(error, false, [&] {
-        llama_memory_seq_keep(llama_get_memory(ctx), seq_id);
-        return true;
-    });
-}
-
 bool llamacffi_memory_seq_add(
         llama_context * ctx, llama_seq_id seq_id, llama_pos p0, llama_pos p1, llama_pos delta,
         llamacffi_error * error) {

@@ -98,8 +98,6 @@ LLAMACFFI_API bool llamacffi_memory_seq_rm(
 LLAMACFFI_API bool llamacffi_memory_seq_cp(
     struct llama_context * ctx, llama_seq_id source, llama_seq_id target, llama_pos p0,
     llama_pos p1, struct llamacffi_error * error);
-LLAMACFFI_API bool llamacffi_memory_seq_keep(
-    struct llama_context * ctx, llama_seq_id seq_id, struct llamacffi_error * error);
 LLAMACFFI_API bool llamacffi_memory_seq_add(
     struct llama_context * ctx, llama_seq_id seq_id, llama_pos p0, llama_pos p1, llama_pos delta,
     struct llamacffi_error * error);

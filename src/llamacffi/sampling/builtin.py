@@ -8,6 +8,7 @@ from typing import Any
 
 from llamacffi.errors import GrammarError, ParameterError
 from llamacffi.hookspecs import hookimpl
+from llamacffi.sampling.grammar_check import check_grammar
 from llamacffi.sampling.sampler import NativeNode, Sampler
 from llamacffi.vocab import Vocab, check_tokens
 
@@ -187,8 +188,7 @@ def logit_bias(vocab: Vocab, bias: Mapping[int, float]) -> NativeNode:
 def grammar(vocab: Vocab, grammar: str, root: str = "root") -> NativeNode:
     """Allow only what a GBNF grammar allows (llama_sampler_init_grammar)."""
     library = vocab._library
-    if "\0" in grammar or not grammar.strip():
-        raise GrammarError("The grammar is empty or has a NUL character. Write GBNF rules.")
+    check_grammar(grammar)
     error = library.new_error()
     with vocab._handle.lock:
         pointer = vocab._lib.llamacffi_sampler_init_grammar(

@@ -120,7 +120,7 @@ class SamplerChain:
             ParameterError: It is empty, or ends with a node that only shapes the distribution.
         """
         names = self._native_names()
-        if not names or names[-1] in _SHAPING:
+        if not names or names[-1].lstrip("?") in _SHAPING:  # "?": its parameters switch it off
             raise ParameterError(f"{self} picks no token. Add 'dist' or 'greedy' at its end.")
 
     def _native_names(self) -> list[str]:
@@ -189,7 +189,7 @@ class SamplerChain:
         check_tokens(tokens, self._model.vocab.n_tokens)
         names = self._native_names()
         for index, name in enumerate(names):
-            if name in _REMEMBERING:
+            if name.lstrip("?") in _REMEMBERING:
                 with self._handle.lock:
                     node = self._lib.llama_sampler_chain_get(self._handle.pointer, index)
                     for token in tokens:
