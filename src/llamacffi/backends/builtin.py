@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,15 +14,22 @@ __all__ = ["register_backends"]
 _LIBRARY = re.compile(r"libllama-([a-z0-9]+)(-.*)?\.(so|dylib|dll)")
 
 
+def _files() -> Iterable[Path]:
+    folder = Path(__file__).parent.parent / "lib"
+    if folder.is_dir():
+        return folder.iterdir()
+    # An editable install gives a view over the build folder, with real files behind it.
+    import importlib.resources
+
+    view = importlib.resources.files("llamacffi") / "lib"
+    return [Path(str(entry)) for entry in view.iterdir()] if view.is_dir() else []
+
+
 def _shipped(backend: str) -> Callable[[], Iterable[Path]]:
     def find() -> Iterable[Path]:
-        folder = importlib.resources.files("llamacffi") / "lib"
-        if not folder.is_dir():
-            return []
-        # Path(str()): an editable install gives a view over the build folder, with real files.
         return [
-            Path(str(entry))
-            for entry in folder.iterdir()
+            entry
+            for entry in _files()
             if (match := _LIBRARY.fullmatch(entry.name)) and match.group(1) == backend
         ]
 

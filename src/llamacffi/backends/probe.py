@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +23,9 @@ def probe_library(path: Path) -> tuple[Device, ...]:
     Raises:
         BackendUnavailableError: It could not be opened, crashed, or did not answer in time.
     """
+    import signal
+    import subprocess
+
     command = [sys.executable, "-m", "llamacffi.backends.probe", str(path)]
     try:
         child = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
