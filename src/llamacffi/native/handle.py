@@ -23,14 +23,16 @@ __all__ = ["Handle", "live_handles"]
 EXIT_TIMEOUT_SECONDS = 5.0
 
 _live: Counter[str] = Counter()
-_live_lock = threading.Lock()
+# Guards the counts, and who gets a pointer to free. Re-entrant: a garbage collection inside may
+# close other handles.
+_live_lock = threading.RLock()
 _forks = 0  # how many forks lie between the first process and this one
 
 
 def _after_fork_in_child() -> None:
     global _forks, _live_lock
     _forks += 1
-    _live_lock = threading.Lock()  # another thread of the parent may have held it
+    _live_lock = threading.RLock()  # another thread of the parent may have held it
     _live.clear()
 
 
@@ -189,15 +191,14 @@ class Handle:
             child.close()
 
     def _free(self) -> None:
-        pointer, self._pointer = self._pointer, None
-        if pointer is None:
-            return
-        if any(child._pointer is not None for child in self._children):
-            self._pointer = pointer  # a child is pinned: it calls again when it goes
-            return
-        self._destroy(pointer)
         with _live_lock:
+            if any(child._pointer is not None for child in self._children):
+                return  # a child is pinned: it calls again when it goes
+            pointer, self._pointer = self._pointer, None
+            if pointer is None:
+                return
             _live[self.kind] -= 1
+        self._destroy(pointer)
         parent, self._parent = self._parent, None
         if parent is not None:
             parent._children.pop(self, None)
