@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from llamacffi.errors import AdapterError
-from llamacffi.native.handle import Handle
+from llamacffi.native.handle import Handle, Owner
 
 if TYPE_CHECKING:
     from llamacffi.context import Context
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Adapter", "set_adapters"]
 
 
-class Adapter:
+class Adapter(Owner):
     """A LoRA adapter of a model (llama_adapter_lora_init).
 
     Args:
@@ -58,12 +58,6 @@ class Adapter:
                 kept = [(a, s) for a, s in context.adapters if a is not self]
                 set_adapters(context, kept)
         self._handle.close()
-
-    def __enter__(self) -> Adapter:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"Adapter({str(self.path)!r})"

@@ -10,7 +10,7 @@ from llamacffi.context_params import ContextParams
 from llamacffi.decoding import Decoding
 from llamacffi.errors import ContextInitError, UnsupportedError
 from llamacffi.memory import Memory
-from llamacffi.native.handle import Handle
+from llamacffi.native.handle import Handle, Owner
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +46,7 @@ class PerformanceCounters:
     n_reused: int
 
 
-class Context(Decoding):
+class Context(Decoding, Owner):
     """A context of a model (llama_init_from_model); `model.context(...)` makes one too.
 
     A context has a lock: a second thread waits until the first one's call is over. `cancel` and
@@ -239,21 +239,6 @@ class Context(Decoding):
                 f"memory here has {there / 2**30:.1f} GiB. Lower n_ctx, or use a smaller type_k "
                 "and type_v."
             )
-
-    def close(self) -> None:
-        """Free the context; a decode in another thread is cancelled first. Safe to call twice."""
-        self._handle.close()
-
-    @property
-    def closed(self) -> bool:
-        """Whether the context, or its model, was closed."""
-        return self._handle.closed
-
-    def __enter__(self) -> Context:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"Context({self.model!r}, n_ctx={self.n_ctx}{', closed' if self.closed else ''})"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llamacffi.errors import ModelFormatError
-from llamacffi.native.handle import Handle
+from llamacffi.native.handle import Handle, Owner
 from llamacffi.native.library import Library
 
 __all__ = ["GGUFFile", "Tensor"]
@@ -42,7 +42,7 @@ class Tensor:
     size: int
 
 
-class GGUFFile:
+class GGUFFile(Owner):
     """An opened header (gguf_init_from_file).
 
     Args:
@@ -66,16 +66,6 @@ class GGUFFile:
             )
         self._handle = Handle("gguf", pointer, library.lib.gguf_free)
         self._handle.keep_alive(self)
-
-    def close(self) -> None:
-        """Free the header. Safe to call twice."""
-        self._handle.close()
-
-    def __enter__(self) -> GGUFFile:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     @property
     def version(self) -> int:

@@ -13,7 +13,7 @@ from llamacffi.backends.devices import devices as library_devices
 from llamacffi.errors import CancelledError, ModelFormatError, ModelLoadError, ModelNotFoundError
 from llamacffi.gguf_check import check_model_file
 from llamacffi.model_params import MetadataValue, ModelParams
-from llamacffi.native.handle import Handle
+from llamacffi.native.handle import Handle, Owner
 from llamacffi.native.interruptible import run_interruptible
 from llamacffi.native.library import Library
 from llamacffi.vocab import Vocab
@@ -28,7 +28,7 @@ MAGIC = b"GGUF"
 _CHARS = 256
 
 
-class Model:
+class Model(Owner):
     """A GGUF model, loaded into memory (llama_model_load_from_file).
 
     Args:
@@ -167,21 +167,6 @@ class Model:
         return ModelFormatError(
             f"{self.path} could not be loaded: {message or 'no reason given'}. {hint}"
         )
-
-    def close(self) -> None:
-        """Free the model, its contexts and adapters first. Safe to call twice, from any thread."""
-        self._handle.close()
-
-    @property
-    def closed(self) -> bool:
-        """Whether close() was called."""
-        return self._handle.closed
-
-    def __enter__(self) -> Model:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"Model({str(self.path)!r}{', closed' if self.closed else ''})"

@@ -13,11 +13,14 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llamacffi.errors import ClosedError, ForkedError, NativeError
 
-__all__ = ["Handle", "live_handles"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Handle", "Owner", "live_handles"]
 
 # A daemon thread may sit in a native call while the interpreter exits: how long to wait for it.
 EXIT_TIMEOUT_SECONDS = 5.0
@@ -204,6 +207,30 @@ class Handle:
             parent._children.pop(self, None)
             if parent._closing and not parent._pins:
                 parent._free()
+
+
+class Owner:
+    """A public object with a handle: freed by `close()`, by `with`, when collected, or at exit."""
+
+    _handle: Handle
+
+    def close(self) -> None:
+        """Free the native object, and first those that depend on it.
+
+        Safe to call twice, from any thread; what runs in another thread is cancelled first.
+        """
+        self._handle.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called, here or on what this object depends on."""
+        return self._handle.closed
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
 
 def _leave(pointer: Any) -> None:

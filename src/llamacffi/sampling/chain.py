@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llamacffi.errors import ParameterError, PluginError
-from llamacffi.native.handle import Handle
+from llamacffi.native.handle import Handle, Owner
 from llamacffi.sampling.registry import find_sampler
 from llamacffi.sampling.sampler import NativeNode
 from llamacffi.vocab import check_tokens
@@ -27,7 +27,7 @@ _SHAPING = frozenset({
 _REMEMBERING = frozenset({"penalties", "dry"})  # what looks at the prompt too
 
 
-class SamplerChain:
+class SamplerChain(Owner):
     """Samplers in the order in which they were added; the last one picks the token.
 
     Belongs to a model, whose closing frees it. Not safe for two sequences at once: clone it.
@@ -100,16 +100,6 @@ class SamplerChain:
 
     def __len__(self) -> int:
         return len(self.processors) + len(self._labels)
-
-    def close(self) -> None:
-        """Free the chain. Safe to call twice."""
-        self._handle.close()
-
-    def __enter__(self) -> SamplerChain:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     # -- sampling ---------------------------------------------------------------------------
 
