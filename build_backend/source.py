@@ -120,6 +120,9 @@ def _from_mirror(root: Path) -> Path:
             members = [m for m in packed.getmembers() if m.name.startswith(prefix)]
             for member in members:
                 member.name = member.name.removeprefix(prefix)
+            # A submodule's .git file points nowhere here, and `git apply`, which Meson falls back
+            # to for our patch where there is no `patch`, gives up on it.
+            members = [member for member in members if member.name != ".git"]
             if hasattr(tarfile, "data_filter"):
                 packed.extractall(tree, members, filter="data")
             else:  # older patch releases of 3.10 and 3.11; the hash was checked above

@@ -73,6 +73,7 @@ def _sdist(tmp_path: Path) -> Path:
         "standin_backend.py": BACKEND,
         "PKG-INFO": "Metadata-Version: 2.1\nName: standin\nVersion: 1.0\n",
         "vendor/llama.cpp/include/llama.h": "// the mirror's header\n",
+        "vendor/llama.cpp/.git": "gitdir: ../../.git/modules/vendor/llama.cpp\n",
         "elsewhere/other.txt": "not part of it\n",
     }
     with tarfile.open(path, "w:gz") as archive:
@@ -133,6 +134,7 @@ def test_mirror_where_upstream_is_out_of_reach(
     assert tree == root / "subprojects" / "packagecache" / "llama.cpp-test"
     assert (tree / "include" / "llama.h").read_text() == "// the mirror's header\n"
     assert not (tree / "elsewhere").exists()
+    assert not (tree / ".git").exists()
     assert source.ensure_source(root) == tree  # present: nothing is fetched again
     assert source.requirements(root) == []
 
