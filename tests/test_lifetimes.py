@@ -174,6 +174,27 @@ def test_cancel_from_another_thread_and_go_on(model: Model) -> None:
         assert context.memory.position_max() == 3
 
 
+def test_cancel_between_the_chunks_of_a_prompt(model: Model) -> None:
+    """The chunks that were done are taken back as well."""
+    with model.context(n_ctx=256, n_batch=32, n_threads=1) as context:
+        context.decode_tokens([1, 2, 3])
+        run, calls = context._run, []
+
+        def cancel_after_the_first(*arguments: object) -> None:
+            run(*arguments)  # type: ignore[arg-type]  # passed on as they came
+            calls.append(arguments)
+            context.cancel()
+
+        context._run = cancel_after_the_first  # type: ignore[method-assign]  # the only way between
+        with pytest.raises(CancelledError):
+            context.decode_tokens([4] * 100)
+        assert len(calls) == 1
+        del context._run
+        assert context.memory.position_max() == 2
+        assert context.memory.tokens() == [1, 2, 3]
+        context.decode_tokens([4])
+
+
 def test_threads_share_one_context(model: Model) -> None:
     """Calls from many threads take turns; none is lost, nothing crashes."""
     with model.context(n_ctx=512, n_seq_max=4, n_threads=1) as context:

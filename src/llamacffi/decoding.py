@@ -19,7 +19,7 @@ from llamacffi.errors import (
 )
 from llamacffi.native.handle import Handle
 from llamacffi.native.interruptible import run_interruptible
-from llamacffi.native.library import Library
+from llamacffi.native.library import ASSERTION, Library
 from llamacffi.vocab import check_tokens
 
 if TYPE_CHECKING:
@@ -118,11 +118,15 @@ class Decoding:
                 self._check_whole(count)
             self._reserve_rows(count if kind == OUTPUTS["all"] else 1)
             array = self._ffi.new("llama_token[]", tokens)  # copies at C speed from a list
-            for first in range(0, count, self.n_batch):
-                size = min(self.n_batch, count - first)
-                wanted = kind if first + size == count else OUTPUTS["none"]
-                chunk = (array + first, size, start + first, sequence, wanted)
-                self._run(self._lib.llamacffi_decode_tokens, chunk, size, [(sequence, start)])
+            try:
+                for first in range(0, count, self.n_batch):
+                    size = min(self.n_batch, count - first)
+                    wanted = kind if first + size == count else OUTPUTS["none"]
+                    chunk = (array + first, size, start + first, sequence, wanted)
+                    self._run(self._lib.llamacffi_decode_tokens, chunk, size, [(sequence, start)])
+            except BaseException:
+                self._undo([(sequence, start)])  # the chunks before, too
+                raise
             if self._has_memory:
                 memory.note_decoded(sequence, start, tokens)
 
@@ -272,6 +276,8 @@ class Decoding:
         if code == 0:
             return
         if error.kind:
+            if error.kind != ASSERTION:
+                self._undo(starts)
             self.library.fail(error, "Decoding", self._handle)
         if code != INVALID_BATCH:
             self._undo(starts)
@@ -297,7 +303,7 @@ class Decoding:
         raise CancelledError("The decode was cancelled. The memory is as before the call.")
 
     def _undo(self, starts: list[tuple[int, int]]) -> None:
-        if self._handle.closed or not self._has_memory:
+        if self._handle.closed or self._handle.broken or not self._has_memory:
             return
         for sequence, start in starts:
             if not self.memory.remove(sequence, start):

@@ -121,6 +121,11 @@ class Handle:
         """Whether close() was called or has been done by the parent's."""
         return self._closing
 
+    @property
+    def broken(self) -> bool:
+        """Whether the object was given up after a failed assertion."""
+        return self._broken is not None
+
     def _refusal(self) -> Exception:
         if self._forks != _forks:
             return ForkedError(
