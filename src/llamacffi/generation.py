@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llamacffi.context import Context
     from llamacffi.sampling.chain import SamplerChain
 
-__all__ = ["Generation", "Step", "Usage", "prepare", "run"]
+__all__ = ["Generation", "Step", "Usage", "check_fits", "prepare", "run"]
 
 StoppingCriterion = Callable[[Sequence[int], "Context"], bool]
 
@@ -158,6 +158,15 @@ class Generation:
         return Step(token, text, reason, logprobs)
 
 
+def check_fits(context: Context, prompt: Sequence[int]) -> None:
+    """Refuse a prompt that leaves no room for an answer, with ContextFullError."""
+    if len(prompt) >= context.n_ctx_seq:
+        raise ContextFullError(
+            f"The prompt has {len(prompt)} tokens; the context holds {context.n_ctx_seq}, and one "
+            "at least must be left for the answer. Shorten the prompt, or use a larger n_ctx."
+        )
+
+
 def prepare(context: Context, generation: Generation, sequence: int = 0) -> int:
     """Decode the prompt, all but what the memory holds already.
 
@@ -172,11 +181,7 @@ def prepare(context: Context, generation: Generation, sequence: int = 0) -> int:
     model, memory, prompt = context.model, context.memory, generation.prompt
     if not model.has_decoder or not context._has_memory:
         raise UnsupportedError(f"{model} is an encoder: it makes embeddings, not text.")
-    if len(prompt) >= context.n_ctx_seq:
-        raise ContextFullError(
-            f"The prompt has {len(prompt)} tokens; the context holds {context.n_ctx_seq}, and one "
-            "at least must be left for the answer. Shorten the prompt, or use a larger n_ctx."
-        )
+    check_fits(context, prompt)
     if model.has_encoder:
         memory.remove(sequence)
         context.encode(prompt)

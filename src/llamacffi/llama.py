@@ -13,8 +13,8 @@ from llamacffi.backends import AUTO
 from llamacffi.completion import CompletionShape
 from llamacffi.context import Context
 from llamacffi.context_params import ATTENTION, CACHE_TYPES, POOLING, ROPE_SCALING
-from llamacffi.errors import ContextFullError, ParameterError, UnsupportedError
-from llamacffi.generation import Generation, Step, run
+from llamacffi.errors import ParameterError, UnsupportedError
+from llamacffi.generation import Generation, Step, check_fits, run
 from llamacffi.model import Model, Progress
 from llamacffi.model_params import SPLIT_MODES, MetadataValue
 from llamacffi.sampling.builtin import RANDOM_SEED
@@ -359,11 +359,7 @@ class Llama:
             )
         context = self.context
         tokens = self._prompt_tokens(prompt, suffix)
-        if len(tokens) >= context.n_ctx_seq:
-            raise ContextFullError(
-                f"The prompt has {len(tokens)} tokens; the context holds {context.n_ctx_seq}, and "
-                "one must be left for the answer. Shorten the prompt, or use a larger n_ctx."
-            )
+        check_fits(context, tokens)  # now, not with the first piece of a stream
         params = SamplingParams(
             temperature=temperature,
             top_k=top_k,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from llamacffi import plugins
 from llamacffi.errors import PluginError
 from llamacffi.sampling import builtin
@@ -9,18 +11,14 @@ from llamacffi.sampling.sampler import Sampler
 
 __all__ = ["find_sampler", "samplers"]
 
-_samplers: dict[str, Sampler] | None = None
 
-
+@functools.cache
 def samplers() -> dict[str, Sampler]:
     """Every registered sampler, by its name. A name that is taken stays with the first."""
-    global _samplers
-    if _samplers is None:
-        found: dict[str, Sampler] = {}
-        for sampler in plugins.collect("register_samplers", builtin, Sampler):
-            found.setdefault(sampler.name, sampler)
-        _samplers = found
-    return _samplers
+    found: dict[str, Sampler] = {}
+    for sampler in plugins.collect("register_samplers", builtin, Sampler):
+        found.setdefault(sampler.name, sampler)
+    return found
 
 
 def find_sampler(name: str) -> Sampler:
@@ -39,13 +37,9 @@ def find_sampler(name: str) -> Sampler:
     return found
 
 
+@functools.cache
 def builtin_samplers() -> dict[str, Sampler]:
     """llama.cpp's samplers, by name."""
-    if not _builtin:
-        found: list[Sampler] = []
-        builtin.register_samplers(found.append)
-        _builtin.update({sampler.name: sampler for sampler in found})
-    return _builtin
-
-
-_builtin: dict[str, Sampler] = {}
+    found: list[Sampler] = []
+    builtin.register_samplers(found.append)
+    return {sampler.name: sampler for sampler in found}
