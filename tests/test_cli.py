@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -64,7 +65,7 @@ def test_completing_by_a_template_and_a_grammar(run: Run, model_path: Path, tmp_
     grammar = tmp_path / "rules.gbnf"
     grammar.write_text('root ::= "yes" | "no"')
     chat = ["--template", "chatml", "--system", "Be terse.", "--quiet"]
-    result = run(*greedy(model_path, "Is snow white?", *chat, "--grammar", grammar))
+    result = run(*greedy(model_path, "Is snow white?", *chat, "--grammar-file", grammar))
     assert result.exit_code == 0, result.output
     assert result.stdout in ("yes\n", "no\n")
 
@@ -98,13 +99,13 @@ def test_mistakes_in_the_arguments(run: Run, tiny_path: Path, tmp_path: Path) ->
     assert run("complete", tiny_path, "x", "--system", "y").exit_code == 2
     assert run("complete", tiny_path, "x", "--temp", "hot").exit_code == 2
     assert run("complete").exit_code == 2
-    assert run("complete", tiny_path, "x", "--grammar", tmp_path / "none").exit_code == 2
+    assert run("complete", tiny_path, "x", "--grammar-file", tmp_path / "none").exit_code == 2
     missing = run("complete", tmp_path / "none.gguf", "x")
     assert missing.exit_code == 1
     assert "none.gguf" in missing.stderr
     grammar = tmp_path / "bad.gbnf"
     grammar.write_text("root ::= (")
-    bad = run("complete", tiny_path, "x", "-t", 1, "--grammar", grammar)
+    bad = run("complete", tiny_path, "x", "-t", 1, "--grammar-file", grammar)
     assert (bad.exit_code, "grammar" in bad.stderr) == (1, True)
     empty = run("complete", tiny_path, "word " * 9000, "-c", 64, "-t", 1)
     assert (empty.exit_code, "256" in empty.stderr) == (1, True)
@@ -178,3 +179,34 @@ def test_verbose_shows_the_native_log(model_path: Path) -> None:
     assert child.returncode == 0
     assert "llamacffi.native" in child.stderr
     assert child.stdout.startswith(" Paris")
+
+
+def test_completing_with_llama_cpps_sampling_options(run: Run, model_path: Path) -> None:
+    quiet = greedy(model_path, "A number: ", "--quiet")
+    schema = run(*quiet, "--json-schema", '{"type": "integer", "minimum": 5, "maximum": 9}')
+    assert schema.stdout.strip() in set("56789"), schema.output
+    words = run(*quiet, "--grammar", 'root ::= " red" | " green"', "--logit-bias", "2+0.5")
+    assert words.stdout.strip() in ("red", "green")
+    lookup = run(*quiet, "--model-draft", "prompt-lookup", "--ignore-eos")
+    assert lookup.stdout == run(*quiet, "--ignore-eos").stdout
+    ordered = ["--samplers", "top_k;temperature", "--dry-multiplier", 0.8, "-s", 3]
+    assert run(*quiet[:2], "x", "-n", 2, *ordered, "--quiet", "--temp", 1.5).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--logit-bias", "five"],
+        ["--samplers", "top_q"],
+        ["--json-schema", "{"],
+        ["--json-schema", '{"type": "array", "uniqueItems": true}'],
+        ["--regex", "["],
+        ["--top-p", 7],
+        ["--structured-engine", "none", "--json-schema", "{}"],
+    ],
+)
+def test_bad_sampling_options(run: Run, tiny_path: Path, options: list[Any]) -> None:
+    result = run("complete", tiny_path, "x", "-t", 1, "--quiet", *options)
+    assert result.exit_code in (1, 2)
+    assert "Error" in result.output
+    assert "Traceback" not in result.output

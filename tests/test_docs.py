@@ -101,7 +101,8 @@ class Block:
 
     def compiled(self) -> Any:
         # Empty lines in front, so that a traceback names the line of the page.
-        return compile("\n" * self.line + self.code, str(self.page), "exec")
+        text = "\n" * self.line + self.code
+        return compile(text, str(self.page), "exec", dont_inherit=True)
 
 
 def blocks(page: Path) -> Iterator[Block]:
@@ -205,7 +206,7 @@ def test_the_example_plugin_works(model_path: Path, tmp_path: Path) -> None:
     assert re.search(r"templates: .*\bplain\b", listed)
 
     used = run(tmp_path / "use.py", **found_in)
-    assert "SamplerChain(avoid -> greedy())" in used
+    assert "SamplerChain(avoid(word='city') -> greedy())" in used
     assert "tuned: not installed" in used
     assert "put a library built by llamacffi's Meson files" in used
 

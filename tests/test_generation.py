@@ -9,8 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from llamacffi import Context, Model, SamplerChain, SamplingParams
+from llamacffi import (
+    Context,
+    DraftModel,
+    Model,
+    PromptLookup,
+    SamplerChain,
+    SamplingParams,
+)
 from llamacffi.errors import (
     CancelledError,
     ClosedError,
@@ -137,7 +146,9 @@ def test_the_model_ends_it(model: Model, context: Context) -> None:
 def test_the_end_can_be_ignored(model: Model, context: Context) -> None:
     chain = towards(model.vocab.eos or 0).chain(model)
     answer = generation(model, chain=chain, ignore_eos=True, special=True, max_tokens=2)
-    assert text_of(list(run(context, answer))) == "<|im_end|>" * 2
+    steps = list(run(context, answer))
+    assert not any(model.vocab.is_eog(step.token) for step in steps)
+    assert len(steps) == 2
     assert answer.finish_reason == "length"
 
 
@@ -369,3 +380,53 @@ def test_an_encoder_makes_no_text(tiny: Model) -> None:
         pytest.raises(UnsupportedError, match="encoder"),
     ):
         list(run(context, generation(tiny, [5, 6])))
+
+
+# -- drafters alone --------------------------------------------------------------------------------
+
+
+SMALL = st.integers(0, 3)
+
+
+@given(st.lists(SMALL, min_size=1, max_size=60), st.integers(1, 8), st.integers(1, 4), SMALL)
+def test_a_lookup_proposes_what_came_before(
+    tokens: list[int], most: int, fewest: int, more: int
+) -> None:
+    lookup = PromptLookup(most, fewest + more, fewest)
+    for size in range(1, len(tokens) + 1):
+        known = tokens[:size]
+        proposal = list(lookup(np.array(known, dtype=np.intc)))
+        tail = known[-fewest:]
+        places = [at for at in range(fewest, size) if known[at - fewest : at] == tail]
+        assert len(proposal) <= most
+        assert not proposal or any(known[at : at + len(proposal)] == proposal for at in places)
+
+
+def test_a_lookup_prefers_the_longer_and_the_later_match() -> None:
+    for tokens, wanted in (
+        ([1, 2, 3, 7, 8, 9, 3, 5, 6, 1, 2, 3], [7, 8]),
+        ([3, 7, 7, 3, 5, 5, 3], [5, 5]),
+    ):
+        lookup = PromptLookup(2, max_ngram_size=3, min_ngram_size=1)
+        assert list(lookup(np.array(tokens, np.intc))) == wanted
+
+
+def test_lookups_that_cannot_be() -> None:
+    for values in ((0, 6, 3), (-1, 6, 3), (4, 6, 0), (4, 0, 1), (4, 4, 5)):
+        with pytest.raises(ParameterError, match="choose"):
+            PromptLookup(*values)
+
+
+def test_a_lookup_with_llama_cpp_pythons_arguments() -> None:
+    """LlamaPromptLookupDecoding has max_ngram_size=2 and num_pred_tokens=10 as its defaults."""
+    lookup = PromptLookup(max_ngram_size=2, num_pred_tokens=10)
+    assert list(lookup(np.array([1, 2, 3, 4, 1, 2], np.intc)))[:2] == [3, 4]
+
+
+@pytest.mark.parametrize("name", ["mamba", "t5", "bert"])
+def test_models_that_cannot_draft(tiny_path: Callable[[str], Path], name: str) -> None:
+    with Model(tiny_path(name), backend="cpu") as model:
+        with pytest.raises(ParameterError, match="num_pred_tokens"):
+            DraftModel(model, 0)
+        with pytest.raises(UnsupportedError, match="draft"):
+            DraftModel(model, n_threads=1)

@@ -21,8 +21,8 @@ ORDER = (
     "vocab", "model_params", "model",
     "context_params", "memory", "batch", "decoding", "context", "adapter", "gguf", "estimate",
     "sampling", "templates",
-    "stopping", "logprobs", "generation",
-    "turn", "completion", "llama", "chat", "engine",
+    "stopping", "logprobs", "logprob_shapes", "scoring", "generation", "drafting",
+    "turn", "completion", "completing", "llama", "chat", "engine",
     "server", "cli", "__main__",
 )  # fmt: skip
 # Conveniences that reach up when they are called: `Model.context`, `Context.set_adapters`.

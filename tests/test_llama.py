@@ -72,7 +72,9 @@ def test_the_whole_result(llama: Llama) -> None:
     (choice,) = result["choices"]
     assert set(choice) == {"text", "index", "logprobs", "finish_reason"}
     assert (choice["index"], choice["logprobs"], choice["finish_reason"]) == (0, None, "length")
-    assert result["usage"] == {"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11}
+    usage = result["usage"]
+    counts = [usage[f"{what}_tokens"] for what in ("prompt", "completion", "total")]
+    assert counts == [5, 6, 11]
     assert json.loads(json.dumps(result)) == result
 
 
@@ -108,42 +110,6 @@ def test_echo(llama: Llama) -> None:
     assert text_of(complete(llama, tokens, echo=True)) == PROMPT + plain
 
 
-def test_logprobs(llama: Llama) -> None:
-    result = complete(llama, logprobs=2)
-    (choice,) = result["choices"]
-    found = choice["logprobs"]
-    assert set(found) == {"tokens", "text_offset", "token_logprobs", "top_logprobs"}
-    assert {len(values) for values in found.values()} == {6}
-    assert "".join(found["tokens"]) == choice["text"]
-    offset = len(PROMPT)
-    for at, token, logprob, top in zip(
-        found["text_offset"], found["tokens"], found["token_logprobs"], found["top_logprobs"],
-        strict=True,
-    ):  # fmt: skip
-        assert at == offset
-        assert len(top) == 2
-        assert top[token] == logprob == max(top.values()) < 0  # greedy
-        offset += len(token)
-    assert json.loads(json.dumps(result)) == result
-
-
-def test_logprobs_of_a_stream_are_those_of_the_whole(llama: Llama) -> None:
-    whole = complete(llama, logprobs=3)["choices"][0]["logprobs"]
-    joined: dict[str, list[Any]] = {key: [] for key in whole}
-    for chunk in stream(llama, logprobs=3):
-        for key, values in (chunk["choices"][0]["logprobs"] or {}).items():
-            joined[key] += values
-    assert joined["tokens"] == whole["tokens"]
-    assert joined["text_offset"] == whole["text_offset"]
-    assert joined["token_logprobs"] == pytest.approx(whole["token_logprobs"], abs=1e-4)
-
-
-def test_no_alternatives(llama: Llama) -> None:
-    found = complete(llama, logprobs=0)["choices"][0]["logprobs"]
-    assert all(list(top) == [token] for top, token in zip(
-        found["top_logprobs"], found["tokens"], strict=True))  # fmt: skip
-
-
 # -- ends -----------------------------------------------------------------------------------------
 
 
@@ -167,27 +133,6 @@ def test_the_model_stops(llama: Llama) -> None:
     assert text_of(result) == ""
     assert result["choices"][0]["finish_reason"] == "stop"
     assert result["usage"]["completion_tokens"] == 0
-
-
-@pytest.mark.parametrize("as_list", [True, False])
-def test_stop_strings(llama: Llama, as_list: bool) -> None:
-    whole = text_of(complete(llama))
-    stop = whole[4:8]
-    given: Any = [stop, whole[6:10], "never"] if as_list else stop
-    result = complete(llama, stop=given)
-    assert text_of(result) == whole[: whole.index(stop)]
-    assert result["choices"][0]["finish_reason"] == "stop"
-    chunks = list(stream(llama, stop=given))
-    assert "".join(map(text_of, chunks)) == text_of(result)
-    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
-
-
-def test_a_stopping_criterion(llama: Llama) -> None:
-    def enough(ids: Any, logits: Any) -> bool:
-        assert logits.shape == (llama.n_vocab(),)
-        return len(ids) >= 7
-
-    assert complete(llama, stopping_criteria=enough)["usage"]["completion_tokens"] == 2
 
 
 # -- prompts --------------------------------------------------------------------------------------
@@ -257,25 +202,6 @@ def test_a_prompt_that_is_only_bos(tiny: Llama) -> None:
     assert complete(tiny, "", max_tokens=2)["usage"]["prompt_tokens"] == 1
 
 
-def test_infill_needs_infill_tokens(llama: Llama) -> None:
-    with pytest.raises(UnsupportedError, match="fill-in-the-middle"):
-        complete(llama, suffix="the end")
-
-
-def test_infill(model_path: Path) -> None:
-    """With tokens appointed for the purpose: their order is what counts."""
-    names = {"fim_pre": 5, "fim_suf": 6, "fim_mid": 7}
-    overrides = {f"tokenizer.ggml.{name}_token_id": token for name, token in names.items()}
-    for spm, order in ((False, [5, 500, 6, 600, 7]), (True, [6, 600, 5, 500, 7])):
-        with Llama(
-            model_path, backend="cpu", n_ctx=64, n_threads=1, kv_overrides=overrides, spm_infill=spm
-        ) as infilling:
-            vocab = infilling.model.vocab
-            before, after = vocab.detokenize([500]), vocab.detokenize([600])
-            complete(infilling, before, suffix=after, max_tokens=1)
-            assert infilling.context.memory.tokens() == order
-
-
 @pytest.mark.parametrize("parameters", [{"foo": 1}, {"maxtokens": 3}, {"n_predict": 3}])
 def test_unknown_arguments(llama: Llama, parameters: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match="unexpected keyword"):
@@ -285,11 +211,6 @@ def test_unknown_arguments(llama: Llama, parameters: dict[str, Any]) -> None:
 def test_an_unknown_argument_of_the_constructor(model_path: Path) -> None:
     with pytest.raises(TypeError, match="unexpected keyword"):
         Llama(model_path, n_ctxx=512)  # type: ignore[call-arg]
-
-
-def test_scoring_the_prompt_is_refused(llama: Llama) -> None:
-    with pytest.raises(UnsupportedError, match="echo"):
-        complete(llama, echo=True, logprobs=1)
 
 
 # -- reuse ----------------------------------------------------------------------------------------

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,6 @@ import llamacffi
 from llamacffi import Context, Llama, Model, NativeNode, SamplerChain, SamplingParams
 from llamacffi.errors import (
     ClosedError,
-    GrammarError,
     InvalidTokenError,
     LlamaCffiError,
     ParameterError,
@@ -28,7 +25,7 @@ from tests.tiny_models import write_model
 INF, NAN = math.inf, math.nan
 PROMPT = "Once upon a time there was a"
 
-SELECTING = ("greedy", "dist", "mirostat", "mirostat_v2")
+SELECTING = ("greedy", "dist", "mirostat", "mirostat_v2", "adaptive_p")
 # name: parameters at and near the edges of what makes sense
 ACCEPTED: dict[str, list[dict[str, Any]]] = {
     "greedy": [{}],
@@ -47,6 +44,9 @@ ACCEPTED: dict[str, list[dict[str, Any]]] = {
     "top_n_sigma": [{}, {"n": 0.0}, {"n": -1.0}, {"n": 1e6}],
     "mirostat": [{}, {"m": 1}, {"m": 2**20}, {"tau": 0.0}, {"eta": 0.0, "seed": 1}],
     "mirostat_v2": [{}, {"tau": 0.0}, {"tau": 1e6, "eta": 0.0}],
+    "adaptive_p": [{}, {"target": 0.0}, {"target": 1.0, "decay": 0.99, "seed": 3}, {"decay": 0.0}],
+    "infill": [{}],
+    "json_schema": [{"json_schema": {"type": "integer"}}, {"json_schema": '{"type": "boolean"}'}],
     "logit_bias": [{"bias": {}}, {"bias": {0: -INF, 49_151: 5.0}}],
     "grammar": [{"grammar": 'root ::= [a-z ]+ "."'}, {"grammar": 'x ::= " a"', "root": "x"}],
 }  # fmt: skip
@@ -89,11 +89,6 @@ REFUSED: list[tuple[str, dict[str, Any], type[Exception]]] = [
     ("topk", {}, PluginError),
     ("", {}, PluginError),
 ]
-BAD_GRAMMARS = [
-    "", "   ", "root", "root ::= (", 'root ::= "a', "root ::= foo", "foo ::= [a]",
-    "root ::= [z-", "root ::= root", 'root ::= root "a" | "b"', 'root ::= "\0"',
-    "{}", "root ::= \x80\xff", 'root ::= "\\x"', "root ::= *", "a" * 10_000,
-]  # fmt: skip
 
 
 @pytest.fixture
@@ -160,111 +155,6 @@ def test_refused_by_a_completion(llama: Llama, parameters: dict[str, Any]) -> No
     with pytest.raises(LlamaCffiError):
         text_of(llama, **parameters)
     assert text_of(llama, max_tokens=1, temperature=0)
-
-
-# -- the chain ------------------------------------------------------------------------------------
-
-
-def test_a_chain_prints_itself(model: Model) -> None:
-    def careful(tokens: Any, logits: Any) -> None: ...
-
-    chain = SamplerChain(model, [("top_k", {"k": 5}), careful]).add("dist", seed=3)
-    assert repr(chain) == "SamplerChain(careful -> top_k(k=5) -> dist(seed=3))"
-    assert len(chain) == 3
-
-
-@pytest.mark.parametrize(
-    "samplers",
-    [
-        [],
-        ["top_k"],
-        [("top_k", {"k": 0})],
-        [("top_p", {"p": 1.0})],
-        ["typical"],
-        ["penalties"],
-        [("dry", {"multiplier": 0.0})],
-        [("xtc", {"probability": 0.0})],
-        [("logit_bias", {"bias": {}})],
-        [("top_n_sigma", {"n": -1.0})],
-        ["temperature"],
-        ["dist", "top_k"],
-        [lambda tokens, logits: None],
-    ],
-)
-def test_a_chain_that_picks_no_token(model: Model, decoded: Context, samplers: list[Any]) -> None:
-    """A sampler with parameters that turn it off is no selector either."""
-    chain = SamplerChain(model, samplers)
-    with pytest.raises(ParameterError, match="dist"):
-        chain.check()
-
-
-def test_sampling_with_an_unfinished_chain_does_not_kill(model: Model, decoded: Context) -> None:
-    with pytest.raises(LlamaCffiError):
-        SamplerChain(model, ["top_k"]).sample(decoded)
-    assert SamplerChain(model, ["greedy"]).sample(decoded) == decoded.logits().argmax()
-
-
-def test_greedy_is_the_argmax(model: Model, decoded: Context) -> None:
-    assert SamplerChain(model, ["greedy"]).sample(decoded) == int(decoded.logits().argmax())
-
-
-def test_a_clone_goes_its_own_way(model: Model, decoded: Context) -> None:
-    chain = SamplerChain(model, [("dist", {"seed": 5})])
-    chain.sample(decoded)
-    copy = chain.clone()
-    assert repr(copy) == repr(chain)
-    mine = [chain.sample(decoded) for _ in range(8)]
-    assert [copy.sample(decoded) for _ in range(8)] == mine
-    chain.close()
-    assert copy.sample(decoded) >= 0
-
-
-def test_reset_starts_anew(model: Model, decoded: Context) -> None:
-    chain = SamplerChain(model, [("dist", {"seed": 5})])
-    first = [chain.sample(decoded) for _ in range(8)]
-    assert [chain.sample(decoded) for _ in range(8)] != first
-    chain.reset()
-    assert [chain.sample(decoded) for _ in range(8)] == first
-    assert chain.seed == 5
-
-
-def test_a_drawn_seed_is_known_and_repeats(model: Model, decoded: Context) -> None:
-    chain = SamplerChain(model, ["dist"])
-    first = [chain.sample(decoded) for _ in range(8)]
-    again = SamplerChain(model, [("dist", {"seed": chain.seed})])
-    assert [again.sample(decoded) for _ in range(8)] == first
-
-
-def test_penalties_see_the_prompt_and_what_came_out(model: Model, decoded: Context) -> None:
-    best = int(decoded.logits().argmax())
-    chain = SamplerChain(model, [("penalties", {"last_n": -1, "presence": 100.0}), "greedy"])
-    assert chain.sample(decoded) == best
-    assert chain.sample(decoded) != best, "the token it picked was not accepted"
-    chain.reset()
-    chain.accept_prompt([best])
-    assert chain.sample(decoded) != best
-    chain.reset()
-    chain.accept(best)
-    assert chain.sample(decoded) != best
-
-
-@pytest.mark.parametrize("token", [-1, 10**9, 49_152])
-def test_accepting_what_is_no_token(model: Model, token: int) -> None:
-    chain = SamplerChain(model, [("penalties", {"repeat": 1.5}), "greedy"])
-    with pytest.raises(InvalidTokenError):
-        chain.accept(token)
-    with pytest.raises(InvalidTokenError):
-        chain.accept_prompt([token])
-
-
-def test_top_n_sigma_and_bias_reach_the_distribution(model: Model, decoded: Context) -> None:
-    best = int(decoded.logits().argmax())
-    banned = SamplerChain(model, [("logit_bias", {"bias": {best: -INF}}), "greedy"])
-    assert banned.sample(decoded) == int(np.argsort(decoded.logits())[-2])
-    lifted = SamplerChain(model, [("logit_bias", {"bias": {777: 1000.0}}), ("dist", {"seed": 1})])
-    assert lifted.sample(decoded) == 777
-    narrow = SamplerChain(model, [("top_k", {"k": 1}), ("dist", {"seed": 1})])
-    assert narrow.sample(decoded) == best
 
 
 # -- lifetimes ------------------------------------------------------------------------------------
@@ -452,105 +342,6 @@ def test_every_token_banned_by_bias(llama: Llama) -> None:
     assert text_of(llama, temperature=0, max_tokens=3) == wanted
 
 
-# -- grammars -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("grammar", BAD_GRAMMARS)
-def test_malformed_grammars(llama: Llama, grammar: str) -> None:
-    with pytest.raises(GrammarError):
-        SamplerChain(llama.model).add("grammar", grammar=grammar)
-    with pytest.raises(GrammarError):
-        text_of(llama, grammar=grammar)
-
-
-IN_CHILD = """
-import resource, sys
-resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
-import llamacffi
-model = llamacffi.Model(sys.argv[1], backend="cpu", vocab_only=True)
-try:
-    llamacffi.SamplerChain(model).add("grammar", grammar=sys.stdin.read())
-except llamacffi.errors.GrammarError:
-    print("refused")
-else:
-    print("accepted")
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="limits and measures memory as Linux does")
-@pytest.mark.parametrize(
-    ("grammar", "answer"),
-    [
-        ('root ::= "a"{5,2}', "refused"),
-        ('root ::= "a"{1,99999999999999999999}', "refused"),
-        ('root ::= "a"{2000000000}', "refused"),
-        ('root ::= "a"{0,2000000000} "b"', "accepted"),
-        ("root ::= " + "(" * 20_000, "refused"),
-        ("root ::= " + "(" * 100_000 + '"a"' + ")" * 100_000, "refused"),
-    ],
-    ids=["reversed", "overflow", "many", "unbounded", "open", "deep"],
-)
-def test_grammars_that_would_eat_the_memory(model_path: Path, grammar: str, answer: str) -> None:
-    """In a child, whose memory is limited: a bug here is the death of the whole process."""
-    child = subprocess.run(
-        [sys.executable, "-c", IN_CHILD, str(model_path)],
-        input=grammar,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert child.returncode == 0, f"died with {child.returncode}: {child.stderr[-300:]}"
-    outcome, megabytes = child.stdout.split()
-    assert outcome == answer
-    assert int(megabytes) < 900  # the library and the mapped model are most of it
-
-
-def test_a_grammar_without_its_root(model: Model) -> None:
-    with pytest.raises(GrammarError, match="start"):
-        SamplerChain(model).add("grammar", grammar='root ::= "a"', root="start")
-
-
-@pytest.mark.parametrize(
-    ("grammar", "allowed"),
-    [
-        ('root ::= "yes" | "no"', {"yes", "no"}),
-        ('root ::= " " [0-9] [0-9] "%"', {f" {n:02}%" for n in range(100)}),
-        ('root ::= "🦙é"', {"🦙é"}),
-    ],
-)
-@pytest.mark.parametrize("parameters", [{"temperature": 0}, {"temperature": 2.0, "seed": 3}])
-def test_a_grammar_restricts_the_text(
-    llama: Llama, grammar: str, allowed: set[str], parameters: dict[str, Any]
-) -> None:
-    assert text_of(llama, grammar=grammar, max_tokens=20, **parameters) in allowed
-
-
-def test_a_grammar_starts_anew_with_each_call(llama: Llama) -> None:
-    grammar = 'root ::= "a" "b"'
-    assert [text_of(llama, grammar=grammar, max_tokens=9) for _ in range(3)] == ["ab"] * 3
-
-
-def test_a_grammar_with_bias_and_processor(llama: Llama) -> None:
-    vocab = llama.model.vocab
-    first = {vocab.tokenize("yes")[0], vocab.tokenize("y")[0], vocab.tokenize("ye")[0]}
-    text = text_of(
-        llama,
-        grammar='root ::= "yes" | "no"',
-        logit_bias=dict.fromkeys(first, -INF),
-        logits_processor=lambda ids, logits: None,
-        max_tokens=5,
-    )
-    assert text == "no"
-
-
-def test_accepting_against_the_grammar_is_an_error(model: Model, decoded: Context) -> None:
-    chain = SamplerChain(model, [("grammar", {"grammar": 'root ::= "a"'}), "greedy"])
-    with pytest.raises(LlamaCffiError):
-        chain.accept(model.vocab.tokenize(" zebra")[0])
-    assert SamplerChain(model, ["greedy"]).sample(decoded) >= 0
-
-
 # -- parameters -----------------------------------------------------------------------------------
 
 
@@ -583,3 +374,91 @@ def test_the_chain_of_parameters(model: Model, params: SamplingParams, wanted: s
 @pytest.mark.parametrize("mode", [1, 2])
 def test_mirostat(llama: Llama, mode: int) -> None:
     assert text_of(llama, mirostat_mode=mode, seed=1) == text_of(llama, mirostat_mode=mode, seed=1)
+
+
+STEPS = {"repeat_penalty": 1.2, "dry_multiplier": 0.8, "xtc_probability": 0.5, "seed": 1}
+OUT_OF_RANGE: list[tuple[str, list[Any], dict[str, Any]]] = [
+    ("temperature", [NAN, INF], {}),
+    ("dynatemp_range", [NAN, INF, -1.0], {}),
+    ("dynatemp_exponent", [NAN, INF], {"dynatemp_range": 0.5}),
+    ("top_k", [NAN, 2**31], {}),
+    ("top_p", [NAN, -0.1, 1.1], {}),
+    ("min_p", [NAN, -0.1, 1.1], {}),
+    ("typical_p", [NAN, -0.1, 1.1], {}),
+    ("top_n_sigma", [NAN, INF], {}),
+    ("xtc_probability", [NAN, -0.1, 1.1], {}),
+    ("xtc_threshold", [NAN, -0.1, 1.1], {}),
+    ("min_keep", [NAN, -1], {}),
+    ("repeat_penalty", [NAN, INF, 0.0, -1.0], {}),
+    ("frequency_penalty", [NAN, INF], {}),
+    ("presence_penalty", [NAN, -INF], {}),
+    ("penalty_last_n", [NAN, 2**30], {}),
+    ("dry_multiplier", [NAN, INF, -1.0], {}),
+    ("dry_base", [NAN, 0.5], {}),
+    ("dry_allowed_length", [NAN, -1], {}),
+    ("dry_penalty_last_n", [NAN, 2**30], {}),
+    ("dry_sequence_breakers", ["abc", [5]], {}),
+    ("mirostat_mode", [NAN, -1, 3], {}),
+    ("mirostat_tau", [NAN, INF, -1.0], {"mirostat_mode": 2}),
+    ("mirostat_eta", [NAN, INF, -1.0], {"mirostat_mode": 1}),
+    ("adaptive_target", [NAN, 1.1], {}),
+    ("adaptive_decay", [NAN, 1.0, -0.1], {"adaptive_target": 0.5}),
+    ("samplers", ["top_k", ["topk"], ["greedy"], [""]], {}),
+    ("logit_bias", [{5: NAN}, {5: INF}], {}),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "others"),
+    [(name, value, others) for name, values, others in OUT_OF_RANGE for value in values],
+)
+def test_a_parameter_out_of_range_is_named(
+    model: Model, name: str, value: Any, others: dict[str, Any]
+) -> None:
+    """By the name that the user wrote, not by that of the sampler it goes to."""
+    with pytest.raises(ParameterError, match=name):
+        SamplingParams(**{**STEPS, **others, name: value}).chain(model)
+
+
+EFFECTS: dict[str, Any] = {
+    "temperature": 0.5, "dynatemp_range": 0.2, "dynatemp_exponent": 2.0, "top_k": 7, "top_p": 0.5,
+    "min_p": 0.2, "typical_p": 0.5, "top_n_sigma": 1.5, "xtc_probability": 0.4,
+    "xtc_threshold": 0.2, "min_keep": 3, "repeat_penalty": 1.3, "frequency_penalty": 0.5,
+    "presence_penalty": 0.5, "penalty_last_n": 9, "dry_multiplier": 0.5, "dry_base": 2.0,
+    "dry_allowed_length": 5, "dry_penalty_last_n": 99, "dry_sequence_breakers": ("x",),
+    "mirostat_mode": 1, "mirostat_tau": 4.0, "mirostat_eta": 0.2, "adaptive_target": 0.3,
+    "adaptive_decay": 0.5, "samplers": ("top_k",), "logit_bias": {5: False},
+    "grammar": 'root ::= "a"', "json_schema": {"type": "null"},
+    "processors": (lambda tokens, logits: None,), "seed": 8,
+}  # fmt: skip
+NEEDING_AN_ENGINE = {"regex", "lark", "structured_engine"}
+
+
+def test_every_parameter_has_an_effect(model: Model) -> None:
+    assert set(EFFECTS) | NEEDING_AN_ENGINE == {each.name for each in fields(SamplingParams)}
+    for name, value in EFFECTS.items():
+        others: dict[str, Any] = dict(STEPS)
+        if name.startswith("dynatemp_e"):
+            others["dynatemp_range"] = 0.5
+        elif name in ("mirostat_tau", "mirostat_eta"):
+            others["mirostat_mode"] = 2
+        elif name == "adaptive_decay":
+            others["adaptive_target"] = 0.5
+        without, with_it = (
+            repr(SamplingParams(**given).chain(model))
+            for given in (others, {**others, name: value})
+        )
+        assert without != with_it, f"{name} does nothing"
+
+
+def test_the_order_of_samplers(model: Model) -> None:
+    params = SamplingParams(
+        samplers=("temp", "infill", "typ_p", "top_k"), typical_p=0.5, top_p=0.1, seed=2
+    )
+    assert repr(params.chain(model)) == (
+        "SamplerChain(temperature(temperature=0.8) -> infill() -> typical(p=0.5) -> top_k(k=40) "
+        "-> dist(seed=2))"
+    )
+    assert repr(SamplingParams(samplers=(), seed=2).chain(model)) == "SamplerChain(dist(seed=2))"
+    greedy = SamplingParams(samplers=("top_k", "penalties"), presence_penalty=1, temperature=0)
+    assert repr(greedy.chain(model)).endswith("presence=1) -> greedy())")

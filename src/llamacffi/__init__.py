@@ -21,10 +21,13 @@ if TYPE_CHECKING:
     from llamacffi.backends import backends as backends
     from llamacffi.batch import Batch as Batch
     from llamacffi.context import Context as Context
+    from llamacffi.drafting import DraftModel as DraftModel
+    from llamacffi.drafting import PromptLookup as PromptLookup
     from llamacffi.hookspecs import hookimpl as hookimpl
     from llamacffi.llama import Llama as Llama
     from llamacffi.memory import Memory as Memory
     from llamacffi.model import Model as Model
+    from llamacffi.sampling import Grammar as Grammar
     from llamacffi.sampling import NativeNode as NativeNode
     from llamacffi.sampling import Sampler as Sampler
     from llamacffi.sampling import SamplerChain as SamplerChain
@@ -42,10 +45,13 @@ _HOMES = {
     "Batch": "batch",
     "Context": "context",
     "Device": "backends",
+    "DraftModel": "drafting",
+    "Grammar": "sampling",
     "Llama": "llama",
     "Memory": "memory",
     "Model": "model",
     "NativeNode": "sampling",
+    "PromptLookup": "drafting",
     "Sampler": "sampling",
     "SamplerChain": "sampling",
     "SamplingParams": "sampling",

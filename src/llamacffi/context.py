@@ -188,7 +188,7 @@ class Context(Decoding, Owner):
         lib, parent = self._lib, self.model._handle
         encodes = self.model.has_encoder or self.params.attention == "non-causal"
         params = self.params.to_native(self.library, encodes)
-        self._n_outputs_max: int = params.n_outputs_max
+        self.n_outputs_max: int = params.n_outputs_max
         self._check_size(params)
         threads = max(params.n_threads, params.n_threads_batch)
         with parent.lock:

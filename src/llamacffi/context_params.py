@@ -23,6 +23,9 @@ CACHE_TYPES = {
 }  # fmt: skip
 MAX_THREADS = 512  # GGML_MAX_N_THREADS
 MAX_COUNT = 2**31 - 1
+# Rows of logits that a context keeps unless told otherwise: enough to check a draft, and to score a
+# text in chunks. A row takes n_vocab floats, twice.
+FEW_OUTPUTS = 32
 
 
 @functools.cache
@@ -94,7 +97,9 @@ class ContextParams:
         most = int(lib.llama_max_parallel_sequences())
         params.n_seq_max = self._number("n_seq_max", self.n_seq_max, 1, most)
         every = self.embeddings or encodes
-        outputs = self.n_outputs_max or (self.n_batch if every else max(8, self.n_seq_max))
+        outputs = self.n_outputs_max or (
+            self.n_batch if every else max(FEW_OUTPUTS, self.n_seq_max)
+        )
         params.n_outputs_max = max(
             self.n_seq_max, min(self._number("n_outputs_max", outputs, 1), self.n_batch)
         )

@@ -51,7 +51,7 @@ class Decoding:
     _state: Any
     _handle: Handle
     _n_vocab: int
-    _n_outputs_max: int
+    n_outputs_max: int
     _rows_reserved: int
     _embeddings: bool
     _has_memory: bool
@@ -194,7 +194,7 @@ class Decoding:
                 )
             if whole or not self._has_memory:
                 self._check_whole(count)
-            if outputs > self._n_outputs_max:
+            if outputs > self.n_outputs_max:
                 self._refuse_outputs(outputs)
             self._reserve_rows(outputs)
             native, keep = batch.to_native(self.library)
@@ -214,7 +214,7 @@ class Decoding:
                         self.memory.forget_tokens(sequence)
 
     def _check_whole(self, count: int) -> None:
-        if count > self._n_outputs_max:
+        if count > self.n_outputs_max:
             self._refuse_outputs(count)
         if count > self.n_batch:
             raise ContextFullError(
@@ -230,7 +230,7 @@ class Decoding:
 
     def _refuse_outputs(self, count: int) -> None:
         raise ContextFullError(
-            f"{count} outputs were asked for; this context keeps {self._n_outputs_max}. Use a "
+            f"{count} outputs were asked for; this context keeps {self.n_outputs_max}. Use a "
             "larger n_outputs_max."
         )
 

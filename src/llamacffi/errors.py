@@ -30,6 +30,8 @@ __all__ = [
     "NativeError",
     "ParameterError",
     "PluginError",
+    "SamplingError",
+    "SchemaError",
     "TemplateError",
     "UnsupportedError",
 ]
@@ -142,7 +144,15 @@ class InvalidSequenceError(LlamaCffiError, ValueError):
 
 
 class GrammarError(LlamaCffiError, ValueError):
-    """A grammar could not be parsed."""
+    """A grammar could not be parsed; the message names the line and column."""
+
+
+class SchemaError(GrammarError):
+    """A JSON schema is malformed, or has keywords that cannot be enforced, which are named."""
+
+
+class SamplingError(LlamaCffiError):
+    """No token can be picked: a grammar, a ban or a logits processor left none."""
 
 
 class TemplateError(LlamaCffiError, ValueError):

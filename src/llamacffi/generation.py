@@ -11,18 +11,31 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llamacffi.errors import ContextFullError, EmptyInputError, UnsupportedError
+from llamacffi.errors import (
+    ContextFullError,
+    EmptyInputError,
+    ParameterError,
+    SamplingError,
+    UnsupportedError,
+)
 from llamacffi.logprobs import TokenLogprobs, token_logprobs
+from llamacffi.sampling.history import TokenHistory
+from llamacffi.scoring import score_prompt
 from llamacffi.stopping import StopStrings
 from llamacffi.vocab import StreamDecoder, Vocab, check_tokens
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from llamacffi.context import Context
     from llamacffi.sampling.chain import SamplerChain
 
-__all__ = ["Generation", "Step", "Usage", "check_fits", "prepare", "run"]
+__all__ = ["Generation", "Step", "Usage", "check_fits", "prepare", "run", "run_drafted"]
 
 StoppingCriterion = Callable[[Sequence[int], "Context"], bool]
+# Proposes the tokens that may come next, given those so far (int32); any number, also none.
+Drafter = Callable[["NDArray[np.intc]"], Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -50,11 +63,15 @@ class Usage:
         prompt_tokens: In the prompt.
         completion_tokens: Generated, an end token not counted.
         cached_tokens: Of the prompt, those that the memory held already.
+        accepted_tokens: Of the completion, those that a draft had foretold.
+        rejected_tokens: Drafted tokens that were not picked.
     """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    accepted_tokens: int = 0
+    rejected_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -69,12 +86,20 @@ class Generation:
         vocab: The model's vocabulary.
         chain: Picks the tokens.
         prompt: Token ids; at least one.
-        max_tokens: Most tokens to generate.
-        stop: Strings that end the text; they are not part of it.
-        ignore_eos: Go on after an end-of-generation token, as if it were text.
+        max_tokens: Most tokens to generate; 0 to decode the prompt only.
+        min_tokens: Least tokens to generate: until then no end token is picked, and what would
+            stop the text is not looked for.
+        stop: Strings, or token ids, that end the text; they are not part of it.
+        ignore_eos: Never pick an end-of-generation token.
         logprobs: How many alternatives to report per token; None for no log probabilities.
+        prompt_logprobs: Report those of the prompt's tokens, too.
         criteria: Called after each token with all tokens and the context; true ends the text.
         special: Spell control tokens out in the text.
+
+    Attributes:
+        history: The tokens so far, prompt included.
+        prompt_scores: With prompt_logprobs, one entry for each of the prompt's tokens but the
+            first, once the prompt is decoded.
     """
 
     def __init__(
@@ -84,9 +109,11 @@ class Generation:
         prompt: Sequence[int],
         *,
         max_tokens: int,
-        stop: Iterable[str] = (),
+        min_tokens: int = 0,
+        stop: Iterable[str | int] = (),
         ignore_eos: bool = False,
         logprobs: int | None = None,
+        prompt_logprobs: bool = False,
         criteria: StoppingCriterion | None = None,
         special: bool = False,
     ) -> None:
@@ -95,26 +122,50 @@ class Generation:
             raise EmptyInputError(
                 "The prompt is empty. Give it a word, or a BOS token to start from."
             )
+        if min_tokens < 0 or min_tokens > max_tokens:
+            raise ParameterError(f"min_tokens={min_tokens}: choose 0 to max_tokens={max_tokens}.")
         chain.check()
+        stops = list(stop)
+        self._stop_tokens = frozenset(
+            check_tokens([token for token in stops if isinstance(token, int)], vocab.n_tokens)
+        )
         self._vocab = vocab
         self._chain = chain
         self._decoder = StreamDecoder(vocab, special)
-        self._stops = StopStrings(stop)
-        self._ignore_eos = ignore_eos
+        self._stops = StopStrings(text for text in stops if not isinstance(text, int))
+        self._min_tokens = min_tokens
+        self._ends = [*vocab.eog_tokens, *self._stop_tokens] if min_tokens else []
+        self._never = vocab.eog_tokens if ignore_eos else []
         self._logprobs = logprobs
         self._criteria = criteria
+        self.history = TokenHistory(prompt)
+        self.wants_prompt_scores = prompt_logprobs
+        self.prompt_scores: list[TokenLogprobs] = []
         self.prompt = prompt
-        self.tokens = list(prompt)  # prompt and completion
         self.max_tokens = max_tokens
         self.n_cached = 0
+        self.n_accepted = 0
+        self.n_rejected = 0
         self.finish_reason: str | None = None
         chain.reset()
         chain.accept_prompt(prompt)
 
     @property
+    def tokens(self) -> list[int]:
+        """Prompt and completion so far."""
+        return self.history.tokens
+
+    @property
+    def n_generated(self) -> int:
+        """How many tokens the completion has so far."""
+        return len(self.history.tokens) - len(self.prompt)
+
+    @property
     def usage(self) -> Usage:
         """The tokens used so far."""
-        return Usage(len(self.prompt), len(self.tokens) - len(self.prompt), self.n_cached)
+        return Usage(
+            len(self.prompt), self.n_generated, self.n_cached, self.n_accepted, self.n_rejected
+        )
 
     def advance(self, context: Context, index: int = -1) -> Step:
         """Pick the next token from an output of the last decode and see what it means.
@@ -124,26 +175,39 @@ class Generation:
             index: The output's place in the batch.
 
         Raises:
+            SamplingError: Every token is banned or refused.
             Exception: What a logits processor, the sampler or a stopping criterion raised.
         """
+        too_short = self.n_generated < self._min_tokens
+        banned = self._ends if too_short else self._never
         logits = None
         if self._logprobs is not None:
             logits = context.logits(index)
-            if self._chain.processors:
-                logits = logits.copy()  # they change it in place
-        token = self._chain.sample(context, index, self.tokens)
+            if self._chain.processors or banned:
+                logits = logits.copy()  # they are changed in place
+        if banned:
+            context.logits(index)[banned] = -float("inf")
+        try:
+            token = self._chain.sample(context, index, self.history)
+        except SamplingError:
+            if not banned:
+                raise
+            # A grammar is at its end: no token may follow, and the end is banned.
+            return self._finish(banned[0], "stop", "", None)
         logprobs = None
         if logits is not None and self._logprobs is not None:
             logprobs = token_logprobs(logits, token, self._logprobs)
-        if not self._ignore_eos and self._vocab.is_eog(token):
+        if token in self._stop_tokens or self._vocab.is_eog(token):
             return self._finish(token, "stop", "", None)
-        self.tokens.append(token)
-        text = self._stops.push(self._decoder.push(token))
-        if self._stops.matched is not None:
-            return self._finish(token, "stop", text, logprobs, flush=False)
-        if self._criteria is not None and self._criteria(self.tokens, context):
-            return self._finish(token, "stop", text, logprobs)
-        if len(self.tokens) - len(self.prompt) >= self.max_tokens:
+        self.history.tokens.append(token)
+        text = self._decoder.push(token)
+        if not too_short:
+            text = self._stops.push(text)
+            if self._stops.matched is not None:
+                return self._finish(token, "stop", text, logprobs, flush=False)
+            if self._criteria is not None and self._criteria(self.tokens, context):
+                return self._finish(token, "stop", text, logprobs)
+        if self.n_generated >= self.max_tokens:
             return self._finish(token, "length", text, logprobs)
         return Step(token, text, None, logprobs)
 
@@ -182,6 +246,11 @@ def prepare(context: Context, generation: Generation, sequence: int = 0) -> int:
     if not model.has_decoder or not context._has_memory:
         raise UnsupportedError(f"{model} is an encoder: it makes embeddings, not text.")
     check_fits(context, prompt)
+    if generation.wants_prompt_scores:
+        generation.prompt_scores = score_prompt(
+            context, prompt, generation._logprobs or 0, sequence
+        )
+        return len(prompt)
     if model.has_encoder:
         memory.remove(sequence)
         context.encode(prompt)
@@ -206,13 +275,74 @@ def run(context: Context, generation: Generation, sequence: int = 0) -> Iterator
 
     Raises: As prepare, Context.decode_token and Generation.advance.
     """
-    position = prepare(context, generation, sequence)
-    room = context.n_ctx_seq - position
-    generation.max_tokens = min(generation.max_tokens, room)
-    while True:
+    position = _start(context, generation, sequence)
+    while generation.finish_reason is None:
         step = generation.advance(context)
         yield step
-        if step.finish_reason is not None:
-            return
-        context.decode_token(step.token, position, sequence)
-        position += 1
+        if step.finish_reason is None:
+            context.decode_token(step.token, position, sequence)
+            position += 1
+
+
+def run_drafted(
+    context: Context, generation: Generation, drafter: Drafter, sequence: int = 0
+) -> Iterator[Step]:
+    """As run, but decode tokens that a drafter proposes together with the last one.
+
+    Each is checked by picking a token as without a draft: what comes out is what `run` gives, but
+    for the last digits of the logits, which depend on how many tokens are computed at once.
+
+    Raises:
+        UnsupportedError: The memory cannot take back tokens that were not picked.
+    """
+    most = draft_room(context)
+    position = _start(context, generation, sequence)
+    if generation.finish_reason is not None:
+        return
+    step = generation.advance(context)
+    yield step
+    while step.finish_reason is None:
+        room = min(most, generation.max_tokens - generation.n_generated - 1)
+        draft = drafter(generation.history.array()) if room > 0 else ()
+        rows = [step.token, *check_tokens(list(draft[:room]), context.model.vocab.n_tokens)]
+        context.decode_tokens(rows, sequence=sequence, position=position, outputs="all")
+        steps: list[Step] = []
+        try:
+            for row in range(len(rows)):
+                step = generation.advance(context, row)
+                steps.append(step)
+                if step.finish_reason is not None or rows[row + 1 : row + 2] != [step.token]:
+                    break
+        finally:
+            # Every step but the last was in the draft, and so in the memory.
+            position += max(1, len(steps))
+            context.memory.remove(sequence, position)
+            generation.n_accepted += max(0, len(steps) - 1)
+            generation.n_rejected += len(rows) - max(1, len(steps))
+        yield from steps
+
+
+def draft_room(context: Context) -> int:
+    """How many drafted tokens one decode of this context can check.
+
+    Raises:
+        UnsupportedError: None: its memory is a recurrent state without snapshots.
+    """
+    room = min(context.n_outputs_max, context.n_batch) - 1
+    if context.model.is_recurrent or context.model.is_hybrid:
+        room = min(room, context.params.n_recurrent_snapshots)
+    if room < 1:
+        raise UnsupportedError(
+            f"{context} cannot check drafts: it would have to take tokens back. Leave out the "
+            "draft model; or use a larger n_outputs_max, and n_recurrent_snapshots for recurrent "
+            "models."
+        )
+    return room
+
+
+def _start(context: Context, generation: Generation, sequence: int) -> int:
+    position = prepare(context, generation, sequence)
+    generation.max_tokens = min(generation.max_tokens, context.n_ctx_seq - position)
+    if generation.max_tokens == 0:  # the prompt was all that was wanted
+        generation.finish_reason = "length"
+    return position

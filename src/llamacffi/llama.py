@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import logging
-import operator
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from llamacffi.adapter import Adapter
 from llamacffi.backends import AUTO
-from llamacffi.completion import CompletionShape
+from llamacffi.completing import Completing
 from llamacffi.context import Context
 from llamacffi.context_params import ATTENTION, CACHE_TYPES, POOLING, ROPE_SCALING
 from llamacffi.errors import ParameterError, UnsupportedError
-from llamacffi.generation import Generation, Step, check_fits, run
+from llamacffi.generation import Drafter
 from llamacffi.model import Model, Progress
 from llamacffi.model_params import SPLIT_MODES, MetadataValue
 from llamacffi.sampling.builtin import RANDOM_SEED
-from llamacffi.sampling.params import SamplingParams
 from llamacffi.turn import Turn
 
 __all__ = ["Llama"]
-
-Completion = dict[str, Any]
 
 
 def _name(parameter: str, value: int | str | None, choices: Mapping[str, int], default: str) -> str:
@@ -38,7 +33,7 @@ def _name(parameter: str, value: int | str | None, choices: Mapping[str, int], d
     raise ParameterError(f"{parameter}={value}: choose one of {', '.join(choices)}.")
 
 
-class Llama:
+class Llama(Completing):
     """A model ready to complete text; takes llama-cpp-python's arguments.
 
     Differences to llama-cpp-python: unknown arguments are an error; all layers go to the device
@@ -86,6 +81,9 @@ class Llama:
         type_v: Type of cached values.
         spm_infill: Put the suffix before the prefix when filling in.
         verbose: Log llama.cpp's messages to standard error.
+        draft_model: Proposes tokens that are then checked together, which is faster where it is
+            often right and changes nothing else: `PromptLookup()`, `DraftModel(...)`, or a
+            callable that gets the tokens so far (int32 array) and returns token ids.
         progress: True for a progress bar while fetching and loading, or a callable.
 
     Raises: As `Model` and `Context`.
@@ -133,6 +131,7 @@ class Llama:
         type_k: int | str | None = None,
         type_v: int | str | None = None,
         spm_infill: bool = False,
+        draft_model: Drafter | None = None,
         verbose: bool = False,
         progress: Progress = False,
     ) -> None:
@@ -143,6 +142,7 @@ class Llama:
         self._seed = seed
         self._last_n = last_n_tokens_size
         self._spm_infill = spm_infill
+        self._drafter = draft_model
         self._turn = Turn()
         load_modes = {(True, False): "auto", (True, True): "mmap+mlock", (False, True): "mlock"}
         self.model = Model(
@@ -275,195 +275,6 @@ class Llama:
         if prev_tokens:
             return b"".join(vocab.token_to_piece(token, special) for token in tokens)
         return vocab.detokenize_bytes(tokens, unparse_special=special)
-
-    # -- completion -----------------------------------------------------------------------------
-
-    def create_completion(
-        self,
-        prompt: str | bytes | Sequence[int],
-        suffix: str | None = None,
-        max_tokens: int | None = 16,
-        temperature: float = 0.8,
-        top_p: float = 0.95,
-        min_p: float = 0.05,
-        typical_p: float = 1.0,
-        logprobs: int | None = None,
-        echo: bool = False,
-        stop: str | Sequence[str] | None = None,
-        frequency_penalty: float = 0.0,
-        presence_penalty: float = 0.0,
-        repeat_penalty: float = 1.0,
-        top_k: int = 40,
-        stream: bool = False,
-        seed: int | None = None,
-        tfs_z: float = 1.0,
-        mirostat_mode: int = 0,
-        mirostat_tau: float = 5.0,
-        mirostat_eta: float = 0.1,
-        model: str | None = None,
-        stopping_criteria: Callable[..., bool] | None = None,
-        logits_processor: Any = None,
-        grammar: Any = None,
-        logit_bias: Mapping[int, float] | None = None,
-    ) -> Any:
-        """Complete a text.
-
-        Args:
-            prompt: Text (bytes are taken as UTF-8), in which control tokens may be spelled out; or
-                token ids.
-            suffix: Text that follows what is to be filled in; for models with infill tokens.
-            max_tokens: Most tokens to generate; None, 0 or less for as many as fit.
-            temperature: 0 for the most probable token each time.
-            top_p: See `SamplingParams`, as for the other sampling arguments.
-            min_p: See `SamplingParams`.
-            typical_p: See `SamplingParams`.
-            logprobs: How many alternatives to report with each token; None for none at all.
-            echo: Put the prompt in front of the text.
-            stop: Strings that end the text; the earliest match counts, and is left out.
-            frequency_penalty: See `SamplingParams`.
-            presence_penalty: See `SamplingParams`.
-            repeat_penalty: See `SamplingParams`.
-            top_k: See `SamplingParams`.
-            stream: Return an iterator over pieces instead of the whole.
-            seed: Of the random numbers; None for the constructor's.
-            tfs_z: Must be 1: llama.cpp has no tail-free sampling any more.
-            mirostat_mode: See `SamplingParams`.
-            mirostat_tau: See `SamplingParams`.
-            mirostat_eta: See `SamplingParams`.
-            model: The model's name in the result.
-            stopping_criteria: `(input_ids, logits) -> bool`, called after each token.
-            logits_processor: `(input_ids, scores)`, or a list of such; see `Sampler`.
-            grammar: GBNF rules that the text must follow, as text.
-            logit_bias: Token id to a number added to its logit.
-
-        Returns:
-            A dictionary in OpenAI's shape (`choices[0]["text"]`, `finish_reason`, `usage`), or an
-            iterator of such with the text in pieces.
-
-        Raises:
-            ContextFullError: The prompt does not fit.
-            EmptyInputError: The prompt has no tokens.
-            ParameterError: An argument out of its range.
-            CancelledError: The stream was superseded by another call, or cancelled.
-            ClosedError: The model was closed.
-        """
-        if tfs_z != 1.0:
-            raise UnsupportedError(
-                "llama.cpp has no tail-free sampling any more: leave tfs_z at 1."
-            )
-        if logprobs is not None and logprobs < 0:
-            raise ParameterError(f"logprobs={logprobs}: choose 0 or more, or None.")
-        if echo and logprobs is not None:
-            raise UnsupportedError(
-                "echo with logprobs, which scores the prompt, is not available. Use one of them."
-            )
-        context = self.context
-        tokens = self._prompt_tokens(prompt, suffix)
-        check_fits(context, tokens)  # now, not with the first piece of a stream
-        params = SamplingParams(
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            typical_p=typical_p,
-            repeat_penalty=repeat_penalty,
-            frequency_penalty=frequency_penalty,
-            presence_penalty=presence_penalty,
-            penalty_last_n=self._last_n,
-            mirostat_mode=mirostat_mode,
-            mirostat_tau=mirostat_tau,
-            mirostat_eta=mirostat_eta,
-            logit_bias={int(token): value for token, value in (logit_bias or {}).items()},
-            grammar=getattr(grammar, "_grammar", grammar),
-            processors=_listed(logits_processor),
-            seed=self._seed_for(seed),
-        )
-        generation = Generation(
-            self.model.vocab,
-            params.chain(self.model),
-            tokens,
-            max_tokens=max_tokens if max_tokens and max_tokens > 0 else context.n_ctx_seq,
-            stop=[stop] if isinstance(stop, str) else (stop or ()),
-            logprobs=logprobs,
-            criteria=_criteria(stopping_criteria),
-        )
-        before = ""
-        if echo or logprobs is not None:
-            before = self.model.vocab.detokenize(tokens)
-            if isinstance(prompt, str | bytes):
-                before = prompt if isinstance(prompt, str) else prompt.decode("utf-8", "replace")
-        shape = CompletionShape(model or self.model_path, self.model.vocab, len(before))
-        steps = self._turn.take(run(context, generation))
-        if stream:
-            return _stream(shape, steps, before if echo else "")
-        finished = list(steps)
-        text = (before if echo else "") + "".join(step.text for step in finished)
-        return shape.whole(text, generation.finish_reason, finished, generation.usage)
-
-    __call__ = create_completion
-
-    def _prompt_tokens(self, prompt: str | bytes | Sequence[int], suffix: str | None) -> list[int]:
-        vocab = self.model.vocab
-        if suffix is not None:
-            return self._infill_tokens(prompt, suffix)
-        if not isinstance(prompt, str | bytes):
-            return [operator.index(token) for token in prompt]
-        tokens = vocab.tokenize(prompt, add_special=True, parse_special=True)
-        if len(tokens) > 1 and tokens[0] == tokens[1] == vocab.bos:
-            del tokens[0]  # the prompt spelled out the BOS that the tokenizer adds anyway
-        return tokens
-
-    def _infill_tokens(self, prompt: str | bytes | Sequence[int], suffix: str) -> list[int]:
-        vocab = self.model.vocab
-        before, after, middle = vocab.fim_prefix, vocab.fim_suffix, vocab.fim_middle
-        if before is None or after is None or middle is None:
-            raise UnsupportedError(
-                f"{self.model} has no fill-in-the-middle tokens, which `suffix` needs. Use a model "
-                "trained to fill in, or leave suffix out."
-            )
-        if isinstance(prompt, str | bytes):
-            prompt = vocab.tokenize(prompt, add_special=False)
-        parts = [[before, *prompt], [after, *vocab.tokenize(suffix, add_special=False)]]
-        if self._spm_infill:
-            parts.reverse()
-        bos = [vocab.bos] if vocab.add_bos and vocab.bos is not None else []
-        return [*bos, *parts[0], *parts[1], middle]
-
-    def _seed_for(self, seed: int | None) -> int | None:
-        if seed is not None:
-            return seed
-        return None if self._seed == RANDOM_SEED else self._seed
-
-
-def _listed(processors: Any) -> list[Callable[..., Any]]:
-    if processors is None:
-        return []
-    return list(processors) if isinstance(processors, list | tuple) else [processors]
-
-
-def _criteria(check: Callable[..., bool] | None) -> Callable[[Sequence[int], Context], bool] | None:
-    if check is None:
-        return None
-
-    def criterion(tokens: Sequence[int], context: Context) -> bool:
-        import numpy as np
-
-        return bool(check(np.array(tokens, dtype=np.intc), context.logits()))
-
-    return criterion
-
-
-def _stream(shape: CompletionShape, steps: Iterator[Step], before: str) -> Iterator[Completion]:
-    if before:
-        yield shape.chunk(before, None, [])
-    waiting: list[Step] = []
-    for step in steps:
-        waiting.append(step)
-        if step.text:
-            yield shape.chunk(step.text, None, waiting)
-            waiting = []
-        if step.finish_reason is not None:
-            yield shape.chunk("", step.finish_reason, waiting)
 
 
 def _log_to_stderr() -> None:

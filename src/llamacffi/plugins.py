@@ -23,7 +23,7 @@ from llamacffi.errors import PluginError
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["PluginReport", "collect", "failure_of", "installed"]
+__all__ = ["PluginReport", "collect", "failure_of", "installed", "owner_of"]
 
 logger = logging.getLogger("llamacffi.plugins")
 _Item = TypeVar("_Item")
@@ -74,6 +74,7 @@ class _Plugins:
         self.manager = pluggy.PluginManager(hookspecs.PROJECT)
         self.manager.add_hookspecs(hookspecs)
         self.reports: dict[str, PluginReport] = {}
+        self.owners: list[tuple[Any, str]] = []
         if _any_installed():
             from importlib.metadata import entry_points  # takes 20 ms
 
@@ -140,6 +141,12 @@ def failure_of(name: str) -> str:
     return " Plugins that failed: " + "; ".join(f"{r.name} ({r.error})" for r in broken) + "."
 
 
+def owner_of(item: object) -> str | None:
+    """The plugin that registered this; None for what is built in."""
+    owners = _found.owners if _found is not None else []
+    return next((name for owned, name in owners if owned is item), None)
+
+
 def collect(hook: str, builtin: ModuleType, kind: type[_Item]) -> list[_Item]:
     """Call one registration hook on the built-in module and on every plugin, one by one.
 
@@ -174,6 +181,8 @@ def collect(hook: str, builtin: ModuleType, kind: type[_Item]) -> list[_Item]:
                 continue
             if own:
                 logger.debug("%s: %s registered %s", hook, name, own)
+            if plugin is not builtin:
+                found.owners.extend((item, name) for item in own)
             items.extend(own)
         return items
 

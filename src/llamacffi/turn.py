@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Any, TypeVar
 
 from llamacffi.errors import CancelledError
-from llamacffi.generation import Step
 
 __all__ = ["Turn"]
+
+_Step = TypeVar("_Step")
 
 
 class Turn:
@@ -17,9 +19,9 @@ class Turn:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._owner: int | None = None
-        self._steps: Iterator[Step] | None = None
+        self._steps: Iterator[Any] | None = None
 
-    def take(self, steps: Iterator[Step]) -> Iterator[Step]:
+    def take(self, steps: Iterator[_Step]) -> Iterator[_Step]:
         """Run the steps when it is their turn, which begins with the first one."""
         if self._owner == threading.get_ident():
             self._end()  # a stream that this thread left unfinished would never make room

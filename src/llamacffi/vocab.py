@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import functools
 import operator
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -273,6 +274,13 @@ class Vocab:
         check_tokens((token,), self.n_tokens)
         with self._handle.lock:
             return bool(self._lib.llama_vocab_is_eog(self._present(), token))
+
+    @functools.cached_property
+    def eog_tokens(self) -> list[int]:
+        """Every token that ends a generation."""
+        with self._handle.lock:
+            pointer, ends = self._present(), self._lib.llama_vocab_is_eog
+            return [token for token in range(self.n_tokens) if ends(pointer, token)]
 
     def is_control(self, token: int) -> bool:
         """Whether the token is a control token, not text (llama_vocab_is_control)."""

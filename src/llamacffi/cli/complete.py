@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING
 
 import click
+
+from llamacffi.cli.sampling import sampling_options
+from llamacffi.sampling.params import SamplingParams
+
+if TYPE_CHECKING:
+    from llamacffi.generation import Drafter
 
 __all__ = ["complete"]
 
@@ -14,14 +20,12 @@ __all__ = ["complete"]
 @click.argument("model")
 @click.argument("prompt", required=False)
 @click.option("-n", "--max-tokens", default=128, show_default=True, help="0 for as many as fit.")
-@click.option("--temperature", "--temp", default=0.8, show_default=True)
-@click.option("--top-k", default=40, show_default=True)
-@click.option("--top-p", default=0.95, show_default=True)
-@click.option("--min-p", default=0.05, show_default=True)
-@click.option("--repeat-penalty", default=1.0, show_default=True)
-@click.option("--seed", type=int, help="For the same text each time.")
+@sampling_options
 @click.option("--stop", multiple=True, help="A string that ends the text; may be repeated.")
-@click.option("--grammar", type=click.File(), help="A file with GBNF rules.")
+@click.option("--ignore-eos", is_flag=True, help="Do not end before --max-tokens.")
+@click.option(
+    "-md", "--model-draft", help="A smaller model that proposes tokens, or 'prompt-lookup'."
+)
 @click.option("--template", help="Treat the prompt as a user's message in this format.")
 @click.option("--system", help="A system message; needs --template.")
 @click.option("--echo", is_flag=True, help="Print the prompt too.")
@@ -34,14 +38,10 @@ def complete(
     model: str,
     prompt: str | None,
     max_tokens: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    min_p: float,
-    repeat_penalty: float,
-    seed: int | None,
+    sampling: SamplingParams,
     stop: tuple[str, ...],
-    grammar: TextIO | None,
+    ignore_eos: bool,
+    model_draft: str | None,
     template: str | None,
     system: str | None,
     echo: bool,
@@ -70,6 +70,7 @@ def complete(
         n_ctx=n_ctx,
         n_threads=n_threads,
         n_gpu_layers=n_gpu_layers,
+        draft_model=_drafter(model_draft, backend),
         progress=not quiet and sys.stderr.isatty(),
     ) as llama:
         asked: str | list[int] = text
@@ -84,14 +85,9 @@ def complete(
         chunks = llama.create_completion(
             asked,
             max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repeat_penalty=repeat_penalty,
-            seed=seed,
+            sampling=sampling,
             stop=stops,
-            grammar=grammar.read() if grammar else None,
+            ignore_eos=ignore_eos,
             echo=echo,
             stream=True,
         )
@@ -105,3 +101,14 @@ def complete(
             after = time.perf_counter() - first
             rate = f", {count / after:.1f} pieces/s" if after > 0 else ""
             click.echo(f"[first token after {first - start:.2f} s{rate}]", err=True)
+
+
+def _drafter(named: str | None, backend: str) -> Drafter | None:
+    from llamacffi.drafting import DraftModel, PromptLookup
+    from llamacffi.model import Model
+
+    if named is None:
+        return None
+    if named == "prompt-lookup":
+        return PromptLookup()
+    return DraftModel(Model(named, backend=backend))

@@ -1,6 +1,6 @@
 // The C++ side of the border: see shim.h for the contract of each function.
 
-#include "shim.h"
+#include "guard.h"
 
 #include <algorithm>
 #include <atomic>
@@ -9,12 +9,27 @@
 #include <cstring>
 #include <deque>
 #include <mutex>
-#include <new>
-#include <stdexcept>
-#include <string>
 #include <thread>
-#include <utility>
 #include <vector>
+
+namespace llamacffi {
+
+void report(llamacffi_error * error, int32_t kind, const char * what, const std::string & log) {
+    error->kind = kind;
+    std::string text(what);
+    if (!log.empty()) {
+        text.append(text.empty() ? "" : "\n").append(log);
+    }
+    // The tail tells more than the head; a cut UTF-8 sequence is the reader's to replace.
+    const size_t limit = sizeof(error->message) - 1;
+    const size_t start = text.size() > limit ? text.size() - limit : 0;
+    std::memcpy(error->message, text.data() + start, text.size() - start);
+    error->message[text.size() - start] = '\0';
+}
+
+}  // namespace llamacffi
+
+using namespace llamacffi;
 
 namespace {
 
@@ -37,9 +52,6 @@ std::atomic<int32_t> log_level{GGML_LOG_LEVEL_INFO};
 // Upstream writes a line in pieces (GGML_LOG_LEVEL_CONT), possibly from several threads at once.
 thread_local std::string line_text;
 thread_local int32_t line_level = GGML_LOG_LEVEL_INFO;
-
-// Warnings and errors of the guarded call that runs on this thread, for its error message.
-thread_local std::string * capture = nullptr;
 
 void push_line(int32_t level, std::string text) {
     if (capture != nullptr && level >= GGML_LOG_LEVEL_WARN) {
@@ -77,12 +89,6 @@ void on_log(ggml_log_level level, const char * text, void * /*user_data*/) {
 
 // -- guard --------------------------------------------------------------------------------------
 
-struct failed_assertion : std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
-
-thread_local int guard_depth = 0;
-
 std::atomic<int> assertions_caught{0};
 
 // ggml_abort calls this and then abort(). Leaving by an exception is the only way not to die, and
@@ -102,47 +108,6 @@ void on_abort(const char * message) {
         }
     }
     std::fprintf(stderr, "llamacffi: llama.cpp failed an assertion: %s\n", message);
-}
-
-void report(llamacffi_error * error, int32_t kind, const char * what, const std::string & log) {
-    error->kind = kind;
-    std::string text(what);
-    if (!log.empty()) {
-        text.append(text.empty() ? "" : "\n").append(log);
-    }
-    // The tail tells more than the head; a cut UTF-8 sequence is the reader's to replace.
-    const size_t limit = sizeof(error->message) - 1;
-    const size_t start = text.size() > limit ? text.size() - limit : 0;
-    std::memcpy(error->message, text.data() + start, text.size() - start);
-    error->message[text.size() - start] = '\0';
-}
-
-// Runs work; on failure reports and returns fallback.
-template <typename Result, typename Work>
-Result guarded(llamacffi_error * error, Result fallback, Work && work) noexcept {
-    error->kind = LLAMACFFI_ERROR_NONE;
-    error->message[0] = '\0';
-    std::string log;
-    std::string * const outer_capture = std::exchange(capture, &log);
-    guard_depth++;
-    Result result = fallback;
-    try {
-        result = work();
-        if (!log.empty()) {
-            report(error, LLAMACFFI_ERROR_NONE, "", log);
-        }
-    } catch (const failed_assertion & failure) {
-        report(error, LLAMACFFI_ERROR_ASSERTION, failure.what(), log);
-    } catch (const std::bad_alloc &) {
-        report(error, LLAMACFFI_ERROR_MEMORY, "out of memory", log);
-    } catch (const std::exception & failure) {
-        report(error, LLAMACFFI_ERROR_EXCEPTION, failure.what(), log);
-    } catch (...) {
-        report(error, LLAMACFFI_ERROR_EXCEPTION, "unknown C++ exception", log);
-    }
-    guard_depth--;
-    capture = outer_capture;
-    return result;
 }
 
 bool on_progress(float value, void * user_data) {
@@ -171,6 +136,8 @@ const llamacffi_layout_row layout_rows[] = {
     STRUCT(llamacffi_progress)
     FIELD(llamacffi_progress, value)
     FIELD(llamacffi_progress, cancel)
+    STRUCT(llamacffi_selection)
+    FIELD(llamacffi_selection, n_keep)
 };
 
 }  // namespace
@@ -376,82 +343,4 @@ int32_t llamacffi_detokenize(
         return llama_detokenize(vocab, tokens, n_tokens, text, text_len_max, remove_special,
                                 unparse_special);
     });
-}
-
-// -- sampling -------------------------------------------------------------------------------------------
-
-namespace {
-
-// The largest logit, the first of equals as upstream's greedy sampler does. Copying the vocabulary
-// into llama_token_data first, as the chain does, costs six times as much. In blocks, so that the
-// inner loop is a plain maximum that compilers vectorise.
-llama_token largest(const float * logits, int32_t n) {
-    constexpr int32_t block = 512;
-    float best = logits[0];
-    int32_t best_start = 0;
-    for (int32_t start = 0; start < n; start += block) {
-        const int32_t end = std::min(n, start + block);
-        float high = logits[start];
-        for (int32_t i = start; i < end; i++) {
-            high = logits[i] > high ? logits[i] : high;
-        }
-        if (high > best) {
-            best = high;
-            best_start = start;
-        }
-    }
-    for (int32_t i = best_start; i < n; i++) {
-        if (logits[i] == best) {
-            return i;
-        }
-    }
-    return best_start;  // every logit is NaN
-}
-
-bool is_greedy(llama_sampler * chain) {
-    return llama_sampler_chain_n(chain) == 1 &&
-           std::strcmp(llama_sampler_name(llama_sampler_chain_get(chain, 0)), "greedy") == 0;
-}
-
-}  // namespace
-
-llama_token llamacffi_sampler_sample(
-        llama_sampler * chain, llama_context * ctx, int32_t idx, llamacffi_error * error) {
-    return guarded<llama_token>(error, LLAMA_TOKEN_NULL, [&] {
-        if (is_greedy(chain)) {
-            const float * logits = llama_get_logits_ith(ctx, idx);
-            if (logits == nullptr) {
-                throw std::invalid_argument("no logits at this index");
-            }
-            const llama_vocab * vocab = llama_model_get_vocab(llama_get_model(ctx));
-            return largest(logits, llama_vocab_n_tokens(vocab));
-        }
-        return llama_sampler_sample(chain, ctx, idx);
-    });
-}
-
-bool llamacffi_sampler_accept(llama_sampler * sampler, llama_token token, llamacffi_error * error) {
-    return guarded(error, false, [&] {
-        llama_sampler_accept(sampler, token);
-        return true;
-    });
-}
-
-bool llamacffi_sampler_apply(
-        llama_sampler * sampler, llama_token_data_array * candidates, llamacffi_error * error) {
-    return guarded(error, false, [&] {
-        llama_sampler_apply(sampler, candidates);
-        return true;
-    });
-}
-
-llama_sampler * llamacffi_sampler_clone(const llama_sampler * sampler, llamacffi_error * error) {
-    return guarded<llama_sampler *>(error, nullptr, [&] { return llama_sampler_clone(sampler); });
-}
-
-llama_sampler * llamacffi_sampler_init_grammar(
-        const llama_vocab * vocab, const char * grammar, const char * root,
-        llamacffi_error * error) {
-    return guarded<llama_sampler *>(
-        error, nullptr, [&] { return llama_sampler_init_grammar(vocab, grammar, root); });
 }

@@ -1,6 +1,6 @@
 /* The narrow C interface that is compiled into every llamacffi library, beside llama.cpp's own.
  *
- * Read twice: by the C++ compiler for shim.cpp, and by cffi for the declarations (which cuts
+ * Read twice: by the C++ compiler for shim*.cpp, and by cffi for the declarations (which cuts
  * everything between the two "cffi:" lines below). Bump LLAMACFFI_SHIM_VERSION with every change
  * of meaning; sizes and signatures are compared at load in any case.
  *
@@ -22,7 +22,7 @@ extern "C" {
 #endif
 /* cffi: end skip */
 
-#define LLAMACFFI_SHIM_VERSION 1
+#define LLAMACFFI_SHIM_VERSION 2
 
 #define LLAMACFFI_ERROR_NONE 0      /* message, if any, is the captured native log */
 #define LLAMACFFI_ERROR_EXCEPTION 1 /* a C++ exception; the object is still usable */
@@ -118,9 +118,21 @@ LLAMACFFI_API int32_t llamacffi_detokenize(
     struct llamacffi_error * error);
 
 /* -- sampling: LLAMA_TOKEN_NULL or NULL with error->kind set on an exception -------------------- */
-/* llama_sampler_sample. A chain whose only node is greedy takes the short way of one pass. */
-LLAMACFFI_API llama_token llamacffi_sampler_sample(
-    struct llama_sampler * chain, struct llama_context * ctx, int32_t idx,
+
+/* How a token is picked: by a chain, and inside what grammars allow. */
+struct llamacffi_selection {
+    struct llama_sampler * chain;
+    struct llama_sampler ** grammars;
+    int32_t n_grammars;
+    int32_t n_wide; /* leading nodes of the chain that must see every candidate */
+    int32_t n_keep; /* best candidates that suffice for the nodes after those; 0 for all */
+};
+
+/* Picks a token by llama_sampler_sample's rules and accepts it. The grammars are asked about the
+ * picked token first, and about others only if they refuse it (as common_sampler_sample does).
+ * LLAMA_TOKEN_NULL without an error: every token is at -inf, or refused by a grammar. */
+LLAMACFFI_API llama_token llamacffi_sample(
+    const struct llamacffi_selection * selection, struct llama_context * ctx, int32_t idx,
     struct llamacffi_error * error);
 LLAMACFFI_API bool llamacffi_sampler_accept(
     struct llama_sampler * sampler, llama_token token, struct llamacffi_error * error);
@@ -129,9 +141,21 @@ LLAMACFFI_API bool llamacffi_sampler_apply(
     struct llamacffi_error * error);
 LLAMACFFI_API struct llama_sampler * llamacffi_sampler_clone(
     const struct llama_sampler * sampler, struct llamacffi_error * error);
-LLAMACFFI_API struct llama_sampler * llamacffi_sampler_init_grammar(
+
+/* -- grammars --------------------------------------------------------------------------------- */
+/* Parses GBNF text: the byte where it goes wrong (error->message says why), or -1 if it does not. */
+LLAMACFFI_API int64_t llamacffi_grammar_check(
     const struct llama_vocab * vocab, const char * grammar, const char * root,
     struct llamacffi_error * error);
+/* llama_sampler_init_grammar; with patterns or tokens llama_sampler_init_grammar_lazy_patterns. */
+LLAMACFFI_API struct llama_sampler * llamacffi_sampler_init_grammar(
+    const struct llama_vocab * vocab, const char * grammar, const char * root,
+    const char ** patterns, size_t n_patterns, const llama_token * tokens, size_t n_tokens,
+    struct llamacffi_error * error);
+/* json_schema_to_grammar of llama.cpp's common/: GBNF text, to be freed with llamacffi_free. */
+LLAMACFFI_API char * llamacffi_json_schema_to_grammar(
+    const char * schema, struct llamacffi_error * error);
+LLAMACFFI_API void llamacffi_free(char * text);
 
 /* cffi: skip */
 #ifdef __cplusplus

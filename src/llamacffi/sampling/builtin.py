@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from llamacffi.errors import GrammarError, ParameterError
+from llamacffi.errors import ParameterError, UnsupportedError
 from llamacffi.hookspecs import hookimpl
-from llamacffi.sampling.grammar_check import check_grammar
+from llamacffi.sampling.grammar import grammar, json_schema
 from llamacffi.sampling.sampler import NativeNode, Sampler
 from llamacffi.vocab import Vocab, check_tokens
 
@@ -29,15 +29,19 @@ def _seed(seed: int | None) -> int:
     return RANDOM_SEED if seed is None else seed & 0xFFFFFFFF
 
 
-def _node(vocab: Vocab, function: str, *arguments: Any) -> NativeNode:
+def _count(name: str, value: int, low: int = 0, high: int = 2**31 - 1) -> int:
+    return int(_number(name, value, low, high))
+
+
+def _node(vocab: Vocab, function: str, *arguments: Any, n_keep: int = 0) -> NativeNode:
     with vocab._handle.lock:
         _ = vocab._pointer  # refuses a closed model
-        return NativeNode(vocab, getattr(vocab._lib, function)(*arguments))
+        return NativeNode(vocab, getattr(vocab._lib, function)(*arguments), n_keep)
 
 
 def greedy(vocab: Vocab) -> NativeNode:
     """Take the most probable token (llama_sampler_init_greedy)."""
-    return _node(vocab, "llama_sampler_init_greedy")
+    return _node(vocab, "llama_sampler_init_greedy", n_keep=1)
 
 
 def dist(vocab: Vocab, seed: int | None = None) -> NativeNode:
@@ -47,22 +51,29 @@ def dist(vocab: Vocab, seed: int | None = None) -> NativeNode:
 
 def top_k(vocab: Vocab, k: int = 40) -> NativeNode:
     """Keep the k most probable tokens; 0 keeps all (llama_sampler_init_top_k)."""
-    return _node(vocab, "llama_sampler_init_top_k", int(_number("k", k, 0, 2**31 - 1)))
+    k = _count("k", k)
+    return _node(vocab, "llama_sampler_init_top_k", k, n_keep=k)
 
 
 def top_p(vocab: Vocab, p: float = 0.95, min_keep: int = 1) -> NativeNode:
     """Keep the most probable tokens that make up p (llama_sampler_init_top_p)."""
-    return _node(vocab, "llama_sampler_init_top_p", _number("p", p, 0, 1), min_keep)
+    return _node(
+        vocab, "llama_sampler_init_top_p", _number("p", p, 0, 1), _count("min_keep", min_keep)
+    )
 
 
 def min_p(vocab: Vocab, p: float = 0.05, min_keep: int = 1) -> NativeNode:
     """Keep tokens at least p times as probable as the best (llama_sampler_init_min_p)."""
-    return _node(vocab, "llama_sampler_init_min_p", _number("p", p, 0, 1), min_keep)
+    return _node(
+        vocab, "llama_sampler_init_min_p", _number("p", p, 0, 1), _count("min_keep", min_keep)
+    )
 
 
 def typical(vocab: Vocab, p: float = 1.0, min_keep: int = 1) -> NativeNode:
     """Locally typical sampling (llama_sampler_init_typical)."""
-    return _node(vocab, "llama_sampler_init_typical", _number("p", p, 0, 1), min_keep)
+    return _node(
+        vocab, "llama_sampler_init_typical", _number("p", p, 0, 1), _count("min_keep", min_keep)
+    )
 
 
 def temperature(
@@ -88,7 +99,7 @@ def penalties(
     """Penalise tokens of the last `last_n`; -1 for all (llama_sampler_init_penalties)."""
     if repeat <= 0:
         raise ParameterError(f"repeat={repeat}: choose a number above 0; 1 is off.")
-    n = 2**20 if last_n < 0 else int(_number("last_n", last_n, 0, 2**24))
+    n = 2**20 if last_n < 0 else _count("last_n", last_n, 0, 2**24)
     return _node(
         vocab,
         "llama_sampler_init_penalties",
@@ -108,7 +119,9 @@ def dry(
     last_n: int = 1024,
     breakers: Sequence[str] = DRY_BREAKERS,
 ) -> NativeNode:
-    """Penalise repeating long passages (llama_sampler_init_dry)."""
+    """Penalise repeating passages of the last `last_n`; -1 for all (llama_sampler_init_dry)."""
+    if isinstance(breakers, str) or not all(isinstance(text, str) for text in breakers):
+        raise ParameterError(f"breakers={breakers!r}: give a list of strings.")
     ffi = vocab._ffi
     texts = [ffi.new("char[]", breaker.encode()) for breaker in breakers]
     return _node(
@@ -117,8 +130,8 @@ def dry(
         vocab._pointer,
         _number("multiplier", multiplier, 0),
         _number("base", base, 1),
-        int(_number("allowed_length", allowed_length, 0, 2**20)),
-        int(_number("last_n", last_n, 0, 2**24)),
+        _count("allowed_length", allowed_length, 0, 2**20),
+        2**20 if last_n < 0 else _count("last_n", last_n, 0, 2**24),
         ffi.new("char *[]", texts),
         len(texts),
     )
@@ -137,7 +150,7 @@ def xtc(
         "llama_sampler_init_xtc",
         _number("probability", probability, 0, 1),
         _number("threshold", threshold, 0, 1),
-        min_keep,
+        _count("min_keep", min_keep),
         _seed(seed),
     )
 
@@ -158,7 +171,7 @@ def mirostat(
         _seed(seed),
         _number("tau", tau, 0),
         _number("eta", eta, 0),
-        int(_number("m", m, 1, 2**20)),
+        _count("m", m, 1, 2**20),
     )
 
 
@@ -185,32 +198,38 @@ def logit_bias(vocab: Vocab, bias: Mapping[int, float]) -> NativeNode:
     return _node(vocab, "llama_sampler_init_logit_bias", vocab.n_tokens, len(rows), array)
 
 
-def grammar(vocab: Vocab, grammar: str, root: str = "root") -> NativeNode:
-    """Allow only what a GBNF grammar allows (llama_sampler_init_grammar)."""
-    library = vocab._library
-    check_grammar(grammar)
-    error = library.new_error()
-    with vocab._handle.lock:
-        pointer = vocab._lib.llamacffi_sampler_init_grammar(
-            vocab._pointer, grammar.encode(), root.encode(), error
-        )
-        library.log.drain()
-        if not pointer:
-            raise GrammarError(
-                f"The grammar cannot be used: {library.message(error) or 'it does not parse'}. "
-                f"Check its syntax, and that it has a rule {root!r}."
-            )
-        return NativeNode(vocab, pointer)
+def adaptive_p(
+    vocab: Vocab, target: float = 0.5, decay: float = 0.9, seed: int | None = None
+) -> NativeNode:
+    """Pick tokens of about this probability over time; selects (llama_sampler_init_adaptive_p)."""
+    return _node(
+        vocab,
+        "llama_sampler_init_adaptive_p",
+        _number("target", target, 0, 1),
+        _number("decay", decay, 0, 0.99),
+        _seed(seed),
+    )
 
 
-_ALL = (
+def infill(vocab: Vocab) -> NativeNode:
+    """For filling in, after top_k and top_p: joins tokens that begin alike, and ends in time
+    (llama_sampler_init_infill).
+    """
+    if vocab.eot is None and vocab.eos is None:
+        raise UnsupportedError("The infill sampler needs a model with an end token.")
+    return _node(vocab, "llama_sampler_init_infill", vocab._pointer)
+
+
+_PLAIN = (
     greedy, dist, top_k, top_p, min_p, typical, temperature, penalties, dry, xtc, top_n_sigma,
-    mirostat, mirostat_v2, logit_bias, grammar,
+    mirostat, mirostat_v2, adaptive_p, logit_bias, infill,
 )  # fmt: skip
+_HOLDING = (grammar, json_schema)  # hold a text to what the parameter of the same name describes
 
 
 @hookimpl
 def register_samplers(register: Callable[[Sampler], None]) -> None:
     """Register llama.cpp's samplers."""
-    for create in _ALL:
-        register(Sampler(create.__name__, create, (create.__doc__ or "").splitlines()[0]))
+    for create in (*_PLAIN, *_HOLDING):
+        name, description = create.__name__, (create.__doc__ or "").splitlines()[0]
+        register(Sampler(name, create, description, (name,) if create in _HOLDING else ()))

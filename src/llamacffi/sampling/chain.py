@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llamacffi.errors import ParameterError, PluginError
+from llamacffi import plugins
+from llamacffi.errors import ParameterError, PluginError, SamplingError
 from llamacffi.native.handle import Handle, Owner
+from llamacffi.sampling.history import TokenHistory
 from llamacffi.sampling.registry import find_sampler
-from llamacffi.sampling.sampler import NativeNode
+from llamacffi.sampling.sampler import NativeNode, Sampler
 from llamacffi.vocab import check_tokens
 
 if TYPE_CHECKING:
@@ -22,13 +28,49 @@ LogitsProcessor = Callable[..., Any]
 # Nodes that only shape the distribution. A chain must end with one that picks a token.
 _SHAPING = frozenset({
     "top-k", "top-p", "min-p", "typical", "temp", "temp-ext", "penalties", "dry", "xtc",
-    "top-n-sigma", "logit-bias", "grammar", "infill",
+    "top-n-sigma", "logit-bias", "infill",
 })  # fmt: skip
 _REMEMBERING = frozenset({"penalties", "dry"})  # what looks at the prompt too
+GRAMMAR = "grammar"  # what llama.cpp calls such a node
+# Nodes that change the logits of single tokens, whichever others there are: they must see all.
+_WIDE = frozenset({"penalties", "?penalties", "dry", "?dry", "logit-bias", "?logit-bias"})
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Something that was added to a chain.
+
+    Attributes:
+        label: What it is called.
+        parameters: What it was made with, if it was given by name.
+        sampler: Which one that name meant.
+        processor: The logits processor; None for a native node.
+        pointer: The native node; None for a logits processor.
+        n_keep: See `NativeNode`.
+        native_name: What llama.cpp calls the node.
+    """
+
+    label: str
+    parameters: dict[str, Any]
+    sampler: Sampler | None = None
+    processor: LogitsProcessor | None = None
+    pointer: Any = None
+    n_keep: int = 0
+    native_name: str = ""
+
+    def __str__(self) -> str:
+        if self.sampler is None:
+            return self.label
+        settings = ", ".join(f"{key}={value!r}" for key, value in self.parameters.items())
+        return f"{self.label}({settings})"
 
 
 class SamplerChain(Owner):
     """Samplers in the order in which they were added; the last one picks the token.
+
+    Two kinds stand beside that order, wherever they were added: logits processors run first, on
+    the raw logits; and grammars are asked about the token that the rest has picked. Only if they
+    refuse it, the rest picks again among the tokens that they allow (as llama.cpp's own tools do).
 
     Belongs to a model, whose closing frees it. Not safe for two sequences at once: clone it.
 
@@ -40,26 +82,48 @@ class SamplerChain(Owner):
     def __init__(self, model: Model, samplers: Sequence[Any] = ()) -> None:
         self._model = model
         self._library = library = model.library
-        self._lib = library.lib
+        self._lib = lib = library.lib
         self._error = library.new_error()
+        self._parts: list[_Part] = []
         with model._handle.lock:
             _ = model._handle.pointer
-            pointer = self._lib.llama_sampler_chain_init(
-                self._lib.llama_sampler_chain_default_params()
+            pointer = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+            self._grammars: list[Any] = []
+            self._handle = Handle(
+                "sampler chain", pointer, _destroyer(lib, self._grammars), model._handle
             )
-            self._own(pointer)
-        self._labels: list[str] = []
-        self.processors: list[tuple[str, LogitsProcessor]] = []
+            self._handle.keep_alive(self)
+        self._selection = library.ffi.new("struct llamacffi_selection *")
+        self._describe()
         for sampler in samplers:
             if isinstance(sampler, tuple):
                 self.add(sampler[0], **sampler[1])
             else:
                 self.add(sampler)
 
-    def _own(self, pointer: Any) -> None:
-        parent = self._model._handle
-        self._handle = Handle("sampler chain", pointer, self._lib.llama_sampler_free, parent)
-        self._handle.keep_alive(self)
+    @property
+    def processors(self) -> list[tuple[str, LogitsProcessor]]:
+        """The logits processors, with what they are called."""
+        return self._processors
+
+    def _describe(self) -> None:
+        """Tell the library how tokens are picked; after each change."""
+        self._processors = [
+            (_origin(part.label, part.sampler), part.processor)
+            for part in self._parts
+            if part.processor is not None
+        ]
+        nodes = [part for part in self._parts if part.pointer and part.native_name != GRAMMAR]
+        self._grammar_array = self._library.ffi.new("struct llama_sampler *[]", self._grammars)
+        selection = self._selection
+        selection.chain = self._handle.pointer
+        selection.grammars, selection.n_grammars = self._grammar_array, len(self._grammars)
+        # Where the first node that chooses looks at no more than the best few candidates, a
+        # grammar need not be asked about the others.
+        selection.n_wide = next(
+            (index for index, node in enumerate(nodes) if node.native_name not in _WIDE), len(nodes)
+        )
+        selection.n_keep = nodes[selection.n_wide].n_keep if selection.n_wide < len(nodes) else 0
 
     def add(self, sampler: str | NativeNode | LogitsProcessor, **parameters: Any) -> SamplerChain:
         """Add a sampler at the end.
@@ -76,30 +140,46 @@ class SamplerChain(Owner):
             PluginError: No sampler has this name.
             TypeError: The sampler does not take these parameters.
             ParameterError: A parameter out of its range.
+            GrammarError: A grammar or schema that cannot be used.
         """
-        label = sampler if isinstance(sampler, str) else getattr(sampler, "__name__", repr(sampler))
-        made = sampler
         if isinstance(sampler, str):
-            made = find_sampler(sampler).create(self._model.vocab, **parameters)
+            found = find_sampler(sampler)
+            with _named(_origin(sampler, found)):
+                made = found.create(self._model.vocab, **parameters)
+            self._take(sampler, parameters, made, found)
+            return self
+        label = str(getattr(sampler, "__name__", "") or getattr(sampler, "name", sampler))
+        if parameters:
+            raise TypeError(f"{label} is not given by name, so it takes no parameters here.")
+        self._take(label, {}, sampler)
+        return self
+
+    def _take(
+        self, label: str, parameters: dict[str, Any], made: Any, sampler: Sampler | None = None
+    ) -> None:
         if isinstance(made, NativeNode):
             with self._handle.lock:
-                self._lib.llama_sampler_chain_add(self._handle.pointer, made.release())
-            settings = ", ".join(f"{key}={value!r}" for key, value in parameters.items())
-            self._labels.append(f"{label}({settings})")
+                chain, pointer = self._handle.pointer, made.release()
+                if made.name == GRAMMAR:
+                    self._grammars.append(pointer)
+                else:
+                    self._lib.llama_sampler_chain_add(chain, pointer)
+            part = _Part(label, parameters, sampler, None, pointer, made.n_keep, made.name)
         elif callable(made):
-            self.processors.append((str(label), made))
+            part = _Part(label, parameters, sampler, made)
         else:
             raise PluginError(
                 f"The sampler {label!r} made a {type(made).__name__}, which cannot sample."
             )
-        return self
+        self._parts.append(part)
+        self._describe()
 
     def __repr__(self) -> str:
-        names = [name for name, _ in self.processors] + self._labels
-        return f"SamplerChain({' -> '.join(names)})"
+        ordered = sorted(self._parts, key=lambda part: part.processor is None)
+        return f"SamplerChain({' -> '.join(map(str, ordered))})"
 
     def __len__(self) -> int:
-        return len(self.processors) + len(self._labels)
+        return len(self._parts)
 
     # -- sampling ---------------------------------------------------------------------------
 
@@ -109,21 +189,15 @@ class SamplerChain(Owner):
         Raises:
             ParameterError: It is empty, or ends with a node that only shapes the distribution.
         """
-        names = self._native_names()
-        if not names or names[-1].lstrip("?") in _SHAPING:  # "?": its parameters switch it off
+        _ = self._handle.pointer  # refuses a closed chain
+        names = [part.native_name for part in self._parts if part.pointer]
+        last = next((name for name in reversed(names) if name != GRAMMAR), "")
+        if not last or last.lstrip("?") in _SHAPING:  # "?": its parameters switch it off
             raise ParameterError(f"{self} picks no token. Add 'dist' or 'greedy' at its end.")
 
-    def _native_names(self) -> list[str]:
-        lib, ffi = self._lib, self._library.ffi
-        with self._handle.lock:
-            chain = self._handle.pointer
-            nodes = [
-                lib.llama_sampler_chain_get(chain, index)
-                for index in range(lib.llama_sampler_chain_n(chain))
-            ]
-            return [ffi.string(lib.llama_sampler_name(node)).decode() for node in nodes]
-
-    def sample(self, context: Context, index: int = -1, tokens: Sequence[int] = ()) -> int:
+    def sample(
+        self, context: Context, index: int = -1, tokens: Sequence[int] | TokenHistory = ()
+    ) -> int:
         """Pick a token from an output of the last decode, and accept it (llama_sampler_sample).
 
         Args:
@@ -135,76 +209,136 @@ class SamplerChain(Owner):
             The token id.
 
         Raises:
-            NativeError: llama.cpp could not pick one, e.g. with every logit at -inf.
+            SamplingError: Every token is at -inf, or refused by a grammar.
+            NativeError: llama.cpp could not pick one.
             Exception: Whatever a logits processor raised, with the processor's name noted.
         """
         if context.model is not self._model:
             raise ParameterError(
                 f"{self} belongs to {self._model}, the context to {context.model}."
             )
-        if self.processors:
+        if self._processors:
             self._process(context, index, tokens)
         with self._handle.lock, context._handle.lock:
-            token = self._lib.llamacffi_sampler_sample(
-                self._handle.pointer, context._handle.pointer, index, self._error
+            _ = self._handle.pointer  # refuses a closed chain
+            token = self._lib.llamacffi_sample(
+                self._selection, context._handle.pointer, index, self._error
             )
         if self._error.kind:
             self._library.fail(self._error, f"Sampling with {self}", self._handle)
+        if token < 0:
+            raise SamplingError(
+                f"{self} leaves no token to pick: all are at -inf, or refused by a grammar. Loosen "
+                "the grammar, the bans or the logits processors."
+            )
         return int(token)
 
-    def _process(self, context: Context, index: int, tokens: Sequence[int]) -> None:
-        import numpy as np
-
-        logits = context.logits(index)
-        ids = np.array(tokens, dtype=np.intc)
-        for name, processor in self.processors:
-            try:
+    def _process(self, context: Context, index: int, tokens: Sequence[int] | TokenHistory) -> None:
+        history = tokens if isinstance(tokens, TokenHistory) else TokenHistory(tokens)
+        ids, logits = history.array(), context.logits(index)
+        for label, processor in self._processors:
+            with _named(label):
                 result = processor(ids, logits)
                 if result is not None and result is not logits:
                     logits[:] = result
-            except Exception as error:
-                if hasattr(error, "add_note"):  # Python 3.11
-                    error.add_note(f"raised by the logits processor {name!r}")
-                raise
 
     def accept(self, token: int) -> None:
         """Tell every node that a token was chosen elsewhere (llama_sampler_accept)."""
         check_tokens((token,), self._model.vocab.n_tokens)
         with self._handle.lock:
-            self._lib.llamacffi_sampler_accept(self._handle.pointer, token, self._error)
-            self._library.check(self._error, f"Accepting token {token}", self._handle)
+            for node in (*self._grammars, self._handle.pointer):
+                self._lib.llamacffi_sampler_accept(node, token, self._error)
+                self._library.check(self._error, f"Accepting token {token}", self._handle)
 
     def accept_prompt(self, tokens: Sequence[int]) -> None:
-        """Tell the nodes that penalise repetition what the prompt was; a grammar sees nothing."""
-        check_tokens(tokens, self._model.vocab.n_tokens)
-        names = self._native_names()
-        for index, name in enumerate(names):
-            if name.lstrip("?") in _REMEMBERING:
-                with self._handle.lock:
-                    node = self._lib.llama_sampler_chain_get(self._handle.pointer, index)
+        """Tell what a text begins with to the nodes that penalise repetition, and to processors
+        that ask for it; a grammar sees nothing of it.
+        """
+        tokens = check_tokens(tokens, self._model.vocab.n_tokens)
+        with self._handle.lock:
+            _ = self._handle.pointer
+            for part in self._parts:
+                if part.native_name in _REMEMBERING:
                     for token in tokens:
-                        self._lib.llama_sampler_accept(node, token)
+                        self._lib.llama_sampler_accept(part.pointer, token)
+        for label, processor in self._processors:
+            begin = getattr(processor, "begin", None)
+            if begin is not None:
+                with _named(label):
+                    begin(tokens)
 
     def reset(self) -> None:
         """Forget what was accepted (llama_sampler_reset)."""
         with self._handle.lock:
-            self._lib.llama_sampler_reset(self._handle.pointer)
+            for node in (*self._grammars, self._handle.pointer):
+                self._lib.llama_sampler_reset(node)
+
+    # -- copies -------------------------------------------------------------------------------
 
     def clone(self) -> SamplerChain:
         """A copy with the same state, which goes its own way from here (llama_sampler_clone)."""
-        copy = SamplerChain.__new__(SamplerChain)
-        copy._model, copy._library, copy._lib = self._model, self._library, self._lib
-        copy._error = self._library.new_error()
-        with self._handle.lock:
-            pointer = self._lib.llamacffi_sampler_clone(self._handle.pointer, copy._error)
-            self._library.check(copy._error, f"Cloning {self}")
-            copy._own(pointer)
-        copy._labels = list(self._labels)
-        copy.processors = list(self.processors)
+        copy = SamplerChain(self._model)
+        for part in self._parts:
+            copy._take(part.label, part.parameters, self._cloned(part), part.sampler)
         return copy
+
+    def with_seed(self, seed: int | None) -> SamplerChain:
+        """A copy whose samplers draw from a new seed; None for a random one.
+
+        Samplers that were given by name and take a `seed` are made anew; the others are cloned.
+        """
+        copy = SamplerChain(self._model)
+        for part in self._parts:
+            if part.sampler is not None and _takes_seed(part.sampler.create):
+                copy.add(part.label, **{**part.parameters, "seed": seed})
+            else:
+                copy._take(part.label, part.parameters, self._cloned(part), part.sampler)
+        return copy
+
+    def _cloned(self, part: _Part) -> NativeNode | LogitsProcessor:
+        if part.processor is not None:
+            clone = getattr(part.processor, "clone", None)
+            return part.processor if clone is None else clone()
+        with self._handle.lock:
+            _ = self._handle.pointer
+            pointer = self._lib.llamacffi_sampler_clone(part.pointer, self._error)
+            self._library.check(self._error, f"Cloning {part}")
+            return NativeNode(self._model.vocab, pointer, part.n_keep)
 
     @property
     def seed(self) -> int:
         """The seed in use, also where it was drawn at random (llama_sampler_get_seed)."""
         with self._handle.lock:
             return int(self._lib.llama_sampler_get_seed(self._handle.pointer))
+
+
+def _destroyer(lib: Any, grammars: list[Any]) -> Callable[[Any], None]:
+    """Not a method: the handle must not keep the chain alive."""
+
+    def destroy(pointer: Any) -> None:
+        for sampler in (pointer, *grammars):
+            lib.llama_sampler_free(sampler)
+
+    return destroy
+
+
+@contextlib.contextmanager
+def _named(origin: str) -> Iterator[None]:
+    """Note on an exception which sampler raised it."""
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "add_note"):  # Python 3.11
+            error.add_note(f"raised by {origin}")
+        raise
+
+
+def _origin(label: str, sampler: Sampler | None) -> str:
+    plugin = None if sampler is None else plugins.owner_of(sampler)
+    aside = "" if plugin is None else f" of the plugin {plugin!r}"
+    return f"the {'logits processor' if sampler is None else 'sampler'} {label!r}{aside}"
+
+
+@functools.cache
+def _takes_seed(create: Callable[..., Any]) -> bool:
+    return "seed" in inspect.signature(create).parameters

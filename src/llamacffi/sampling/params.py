@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llamacffi.errors import ParameterError
+from llamacffi.sampling.builtin import DRY_BREAKERS
 from llamacffi.sampling.chain import LogitsProcessor, SamplerChain
+from llamacffi.sampling.grammar import Grammar
+from llamacffi.sampling.structure import AUTO_ENGINE, FORMATS, hold_to
 
 if TYPE_CHECKING:
     from llamacffi.model import Model
 
-__all__ = ["SamplingParams"]
+__all__ = ["DEFAULT_ORDER", "SamplingParams"]
+
+# llama.cpp's default order of what shapes the distribution (common_params_sampling::samplers).
+DEFAULT_ORDER = (
+    "penalties", "dry", "top_n_sigma", "top_k", "typical", "top_p", "min_p", "xtc", "temperature",
+)  # fmt: skip
+_UPSTREAM_NAMES = {"typ_p": "typical", "typical_p": "typical", "temp": "temperature"}
 
 
 @dataclass(frozen=True)
@@ -21,37 +32,76 @@ class SamplingParams:
 
     Attributes:
         temperature: 0 for the most probable token; higher for more variety.
+        dynatemp_range: How far the temperature moves with the entropy, up and down; 0 is off.
+        dynatemp_exponent: How entropy maps to temperature then.
         top_k: Keep the k most probable tokens; 0 or less for all.
         top_p: Keep the most probable tokens that make up p; 1 for all.
         min_p: Keep tokens at least p times as probable as the best; 0 for all.
         typical_p: Locally typical sampling; 1 is off.
+        top_n_sigma: Keep logits within n standard deviations of the best; 0 or less is off.
+        xtc_probability: How often the most probable tokens are excluded; 0 is off.
+        xtc_threshold: From which probability on they are; above 0.5 is off.
+        min_keep: The least number of tokens that typical_p, top_p, min_p and XTC leave.
         repeat_penalty: Divide the logits of tokens seen before; 1 is off.
         frequency_penalty: Subtract per occurrence; 0 is off.
         presence_penalty: Subtract once for tokens seen before; 0 is off.
         penalty_last_n: How many of the last tokens the penalties look at; -1 for all.
-        mirostat_mode: 1 or 2 for Mirostat in place of the truncations above; 0 is off.
+        dry_multiplier: How strongly DRY penalises repeated passages; 0 is off.
+        dry_base: How fast its penalty grows with the passage's length.
+        dry_allowed_length: Tokens that may be repeated without penalty.
+        dry_penalty_last_n: How many of the last tokens DRY looks at; -1 for all.
+        dry_sequence_breakers: Strings at which a passage ends.
+        mirostat_mode: 1 or 2 for Mirostat in place of all above but temperature and penalties.
         mirostat_tau: Its target surprise.
         mirostat_eta: Its learning rate.
-        logit_bias: Token id to a number added to its logit; -inf bans it.
-        grammar: GBNF rules that the text must follow; None for any text.
+        adaptive_target: Pick tokens of about this probability (adaptive-p); negative is off.
+        adaptive_decay: How slowly adaptive-p forgets, 0 to 0.99.
+        samplers: The order of what shapes the distribution; names as in `DEFAULT_ORDER`, and
+            "infill". Those that are not named do nothing, whatever their parameters.
+        logit_bias: Token id to a number added to its logit; -inf or False bans it.
+        grammar: GBNF rules that the text must follow, as text, a path or a `Grammar`.
+        json_schema: A JSON schema that the text must follow: a dictionary, JSON text, a pydantic
+            model or a Python type.
+        regex: A regular expression that the text must match; needs an engine that can.
+        lark: A Lark grammar that the text must follow; needs an engine that can.
+        structured_engine: Which sampler holds the text to json_schema, regex or lark: its name, or
+            "auto" for the best that is installed.
         processors: Logits processors `(tokens, logits)`, run before everything else.
         seed: Of the random numbers; None for a new one each time.
     """
 
     temperature: float = 0.8
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
     top_k: int = 40
     top_p: float = 0.95
     min_p: float = 0.05
     typical_p: float = 1.0
+    top_n_sigma: float = -1.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    min_keep: int = 0
     repeat_penalty: float = 1.0
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     penalty_last_n: int = 64
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    dry_sequence_breakers: Sequence[str] = DRY_BREAKERS
     mirostat_mode: int = 0
     mirostat_tau: float = 5.0
     mirostat_eta: float = 0.1
+    adaptive_target: float = -1.0
+    adaptive_decay: float = 0.9
+    samplers: Sequence[str] = DEFAULT_ORDER
     logit_bias: Mapping[int, float] = field(default_factory=dict)
-    grammar: str | None = None
+    grammar: str | os.PathLike[str] | Grammar | None = None
+    json_schema: Any = None
+    regex: str | None = None
+    lark: str | None = None
+    structured_engine: str = AUTO_ENGINE
     processors: Sequence[LogitsProcessor] = ()
     seed: int | None = None
 
@@ -61,35 +111,104 @@ class SamplingParams:
         Raises:
             ParameterError: A parameter out of its range.
             GrammarError: The grammar does not parse.
+            SchemaError: The JSON schema has keywords that cannot be enforced.
             InvalidTokenError: logit_bias names a token outside the vocabulary.
+            PluginError: No such engine is installed.
         """
         if self.mirostat_mode not in (0, 1, 2):
             raise ParameterError(f"mirostat_mode={self.mirostat_mode}: choose 0, 1 or 2.")
         chain = SamplerChain(model, self.processors)
         if self.logit_bias:
-            chain.add("logit_bias", bias=dict(self.logit_bias))
+            chain.add(
+                "logit_bias",
+                bias={
+                    token: -math.inf if value is False else value
+                    for token, value in self.logit_bias.items()
+                },
+            )
+        self._hold(chain)
+        greedy = self.temperature <= 0  # not so for NaN, which the temperature sampler refuses
+        if self.mirostat_mode and not greedy:
+            return self._mirostat(chain)
+        steps = self._steps()
+        for name in self.samplers:
+            name = _UPSTREAM_NAMES.get(name, name)
+            if name not in steps:
+                raise ParameterError(f"samplers: {name!r} is none of {', '.join(steps)}.")
+            if not greedy or name in ("penalties", "dry"):
+                self._add_step(chain, name, steps[name])
+        if greedy:
+            return chain.add("greedy")
+        if self.adaptive_target >= 0:
+            return chain.add(
+                "adaptive_p",
+                target=self.adaptive_target,
+                decay=self.adaptive_decay,
+                seed=self.seed,
+            )
+        return chain.add("dist", seed=self.seed)
+
+    def _hold(self, chain: SamplerChain) -> None:
         if self.grammar is not None:
             chain.add("grammar", grammar=self.grammar)
-        if (self.repeat_penalty, self.frequency_penalty, self.presence_penalty) != (1.0, 0.0, 0.0):
-            chain.add(
-                "penalties",
-                last_n=self.penalty_last_n,
-                repeat=self.repeat_penalty,
-                frequency=self.frequency_penalty,
-                presence=self.presence_penalty,
-            )
-        if self.temperature <= 0:
-            return chain.add("greedy")
-        if self.mirostat_mode:
-            chain.add("temperature", temperature=self.temperature)
-            name = "mirostat" if self.mirostat_mode == 1 else "mirostat_v2"
-            return chain.add(name, tau=self.mirostat_tau, eta=self.mirostat_eta, seed=self.seed)
-        if self.top_k > 0:
-            chain.add("top_k", k=self.top_k)
-        if self.typical_p != 1.0:
-            chain.add("typical", p=self.typical_p)
-        if self.top_p != 1.0:
-            chain.add("top_p", p=self.top_p)
-        if self.min_p != 0.0:
-            chain.add("min_p", p=self.min_p)
-        return chain.add("temperature", temperature=self.temperature).add("dist", seed=self.seed)
+        for form in FORMATS:
+            value = getattr(self, form)
+            if value is not None:
+                hold_to(chain, form, value, self.structured_engine)
+
+    def _mirostat(self, chain: SamplerChain) -> SamplerChain:
+        steps = self._steps()
+        for name in ("penalties", "dry", "temperature"):
+            self._add_step(chain, name, steps[name])
+        name = "mirostat" if self.mirostat_mode == 1 else "mirostat_v2"
+        return chain.add(name, tau=self.mirostat_tau, eta=self.mirostat_eta, seed=self.seed)
+
+    def _add_step(self, chain: SamplerChain, name: str, step: tuple[bool, dict[str, Any]]) -> None:
+        needed, parameters = step
+        if needed:
+            chain.add(name, **parameters)
+
+    def _steps(self) -> dict[str, tuple[bool, dict[str, Any]]]:
+        """Each sampler that an order may name: whether it does anything, and its parameters."""
+        keep = {"min_keep": self.min_keep} if self.min_keep else {}
+        dynamic = {"delta": self.dynatemp_range, "exponent": self.dynatemp_exponent}
+        return {
+            "penalties": (
+                (self.repeat_penalty, self.frequency_penalty, self.presence_penalty) != (1, 0, 0),
+                {
+                    "last_n": self.penalty_last_n,
+                    "repeat": self.repeat_penalty,
+                    "frequency": self.frequency_penalty,
+                    "presence": self.presence_penalty,
+                },
+            ),
+            "dry": (
+                self.dry_multiplier != 0,
+                {
+                    "multiplier": self.dry_multiplier,
+                    "base": self.dry_base,
+                    "allowed_length": self.dry_allowed_length,
+                    "last_n": self.dry_penalty_last_n,
+                    "breakers": self.dry_sequence_breakers,
+                },
+            ),
+            "top_n_sigma": (self.top_n_sigma > 0, {"n": self.top_n_sigma}),
+            "top_k": (self.top_k > 0, {"k": self.top_k}),
+            "typical": (self.typical_p != 1, {"p": self.typical_p, **keep}),
+            "top_p": (self.top_p != 1, {"p": self.top_p, **keep}),
+            "min_p": (self.min_p != 0, {"p": self.min_p, **keep}),
+            "xtc": (
+                self.xtc_probability != 0,
+                {
+                    "probability": self.xtc_probability,
+                    "threshold": self.xtc_threshold,
+                    **keep,
+                    "seed": self.seed,
+                },
+            ),
+            "temperature": (
+                True,
+                {"temperature": self.temperature, **(dynamic if self.dynatemp_range else {})},
+            ),
+            "infill": (True, {}),
+        }

@@ -21,13 +21,18 @@ class Sampler:
         create: Called as `create(vocab, **parameters)` when the sampler is added to a chain. It
             returns a `NativeNode`, or a logits processor: a callable `(tokens, logits)` that
             gets the sequence so far (int32 array) and the logits (float32 array of shape
-            (n_vocab,), a view) and changes them in place, or returns new ones.
+            (n_vocab,), a view) and changes them in place, or returns new ones. It may have two
+            methods: `begin(prompt)`, called with the prompt's token ids before a text starts; and
+            `clone()`, which returns a copy with a state of its own, if it has a state.
         description: One line for `llamacffi plugins`.
+        formats: The kinds of structure that it can hold a text to, each a keyword argument of
+            `create`: "json_schema" (a dictionary), "regex", "lark" (text), "grammar" (GBNF text).
     """
 
     name: str
     create: Callable[..., Any]
     description: str = ""
+    formats: tuple[str, ...] = ()
 
 
 class NativeNode:
@@ -36,10 +41,13 @@ class NativeNode:
     Args:
         vocab: The vocabulary it may refer to: it is freed before the model.
         pointer: What a `llama_sampler_init_*` function returned; not NULL.
+        n_keep: How many of the best candidates it looks at, where it does not look at all of
+            them. Beside a grammar, only as many are then checked. 0 for all.
     """
 
-    def __init__(self, vocab: Vocab, pointer: Any) -> None:
+    def __init__(self, vocab: Vocab, pointer: Any, n_keep: int = 0) -> None:
         library = vocab._library
+        self.n_keep = n_keep
         self._handle = Handle(
             "sampler", pointer, library.lib.llama_sampler_free, parent=vocab._handle
         )

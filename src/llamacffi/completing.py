@@ -1,0 +1,325 @@
+"""The part of `Llama` that completes texts: arguments to generations, generations to results."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from llamacffi.completion import Choice, completion_head, usage_shape
+from llamacffi.context import Context
+from llamacffi.errors import ParameterError, UnsupportedError
+from llamacffi.generation import Drafter, Generation, Step, check_fits, run, run_drafted
+from llamacffi.logprob_shapes import chat_logprobs, completion_logprobs
+from llamacffi.logprobs import TokenLogprobs
+from llamacffi.model import Model
+from llamacffi.sampling.builtin import RANDOM_SEED
+from llamacffi.sampling.params import SamplingParams
+from llamacffi.sampling.structure import schema_of_response_format
+from llamacffi.turn import Turn
+from llamacffi.vocab import Vocab
+
+__all__ = ["Completing"]
+
+
+class Completing:
+    """What `Llama` inherits `create_completion` from; the attributes are Llama's."""
+
+    model: Model
+    model_path: str
+    _seed: int
+    _last_n: int
+    _spm_infill: bool
+    _turn: Turn
+    _drafter: Drafter | None
+
+    @property
+    def context(self) -> Context:
+        """The context that everything is decoded in."""
+        raise NotImplementedError
+
+    def create_completion(
+        self,
+        prompt: str | bytes | Sequence[int],
+        suffix: str | None = None,
+        max_tokens: int | None = 16,
+        temperature: float = 0.8,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        typical_p: float = 1.0,
+        logprobs: int | bool | None = None,
+        echo: bool = False,
+        stop: str | int | Sequence[str | int] | None = None,
+        frequency_penalty: float = 0.0,
+        presence_penalty: float = 0.0,
+        repeat_penalty: float = 1.0,
+        top_k: int = 40,
+        stream: bool = False,
+        seed: int | None = None,
+        tfs_z: float = 1.0,
+        mirostat_mode: int = 0,
+        mirostat_tau: float = 5.0,
+        mirostat_eta: float = 0.1,
+        model: str | None = None,
+        stopping_criteria: Callable[..., bool] | None = None,
+        logits_processor: Any = None,
+        grammar: Any = None,
+        logit_bias: Mapping[Any, float] | None = None,
+        *,
+        response_format: Mapping[str, Any] | None = None,
+        sampling: SamplingParams | None = None,
+        min_tokens: int = 0,
+        ignore_eos: bool = False,
+        n: int = 1,
+        best_of: int | None = None,
+        top_logprobs: int = 0,
+    ) -> Any:
+        """Complete a text.
+
+        Args:
+            prompt: Text (bytes are taken as UTF-8), in which control tokens may be spelled out; or
+                token ids.
+            suffix: Text that follows what is to be filled in; for models with infill tokens.
+            max_tokens: Most tokens to generate; None, 0 or less for as many as fit. With echo and
+                logprobs, 0 generates none: the prompt is scored.
+            temperature: 0 for the most probable token each time.
+            top_p: See `SamplingParams`, as for the other sampling arguments.
+            min_p: See `SamplingParams`.
+            typical_p: See `SamplingParams`.
+            logprobs: How many alternatives to report with each token, in the shape of OpenAI's
+                text completions; True for the shape of its chat completions, with `top_logprobs`
+                alternatives; None or False for none at all.
+            echo: Put the prompt in front of the text; with logprobs, score it as well.
+            stop: Strings or token ids that end the text; the earliest counts, and is left out.
+            frequency_penalty: See `SamplingParams`.
+            presence_penalty: See `SamplingParams`.
+            repeat_penalty: See `SamplingParams`.
+            top_k: See `SamplingParams`.
+            stream: Return an iterator over pieces instead of the whole.
+            seed: Of the random numbers; None for the constructor's.
+            tfs_z: Must be 1: llama.cpp has no tail-free sampling any more.
+            mirostat_mode: See `SamplingParams`.
+            mirostat_tau: See `SamplingParams`.
+            mirostat_eta: See `SamplingParams`.
+            model: The model's name in the result.
+            stopping_criteria: `(input_ids, logits) -> bool`, called after each token.
+            logits_processor: `(input_ids, scores)`, or a list of such; see `Sampler`.
+            grammar: GBNF rules that the text must follow: text, a path or a `Grammar`.
+            logit_bias: Token id to a number added to its logit; False for never.
+            response_format: OpenAI's: `{"type": "json_object"}`, or `{"type": "json_schema",
+                "json_schema": {"schema": ...}}`.
+            sampling: Sampling parameters, also those that have no argument here. An argument that
+                is not at its default takes precedence.
+            min_tokens: Least tokens to generate.
+            ignore_eos: Never end before max_tokens of the model's own accord.
+            n: How many completions; each has its own seed, `seed` plus its index.
+            best_of: Generate as many, and return the n with the highest mean log probability.
+            top_logprobs: With logprobs=True, how many alternatives to report with each token.
+
+        Returns:
+            A dictionary in OpenAI's shape (`choices[0]["text"]`, `finish_reason`, `usage`), or an
+            iterator of such with the text in pieces.
+
+        Raises:
+            ContextFullError: The prompt does not fit.
+            EmptyInputError: The prompt has no tokens.
+            ParameterError: An argument out of its range.
+            GrammarError: The grammar does not parse; SchemaError for a schema.
+            CancelledError: The stream was superseded by another call, or cancelled.
+            ClosedError: The model was closed.
+        """
+        if tfs_z != 1.0:
+            raise UnsupportedError(
+                "llama.cpp has no tail-free sampling any more: leave tfs_z at 1."
+            )
+        count, style = _logprob_style(logprobs, top_logprobs)
+        total = n if best_of is None else best_of
+        if not 1 <= n <= total:
+            raise ParameterError(
+                f"n={n}, best_of={best_of}: choose 1 or more, best_of not below n."
+            )
+        if stream and total > n:
+            raise ParameterError("best_of cannot be streamed: which are best shows at the end.")
+        context = self.context
+        tokens = self._prompt_tokens(prompt, suffix)
+        check_fits(context, tokens)  # now, not with the first piece of a stream
+        params = _combined(
+            sampling,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            typical_p=typical_p,
+            repeat_penalty=repeat_penalty,
+            frequency_penalty=frequency_penalty,
+            presence_penalty=presence_penalty,
+            penalty_last_n=self._last_n,
+            mirostat_mode=mirostat_mode,
+            mirostat_tau=mirostat_tau,
+            mirostat_eta=mirostat_eta,
+            logit_bias=_bias(logit_bias),
+            grammar=getattr(grammar, "_grammar", grammar),  # llama-cpp-python's class
+            json_schema=schema_of_response_format(response_format),
+            processors=tuple(_listed(logits_processor)),
+            seed=self._seed_for(seed),
+        )
+        before = ""
+        if echo or count is not None:
+            before = self.model.vocab.detokenize(tokens)
+            if isinstance(prompt, str | bytes):
+                before = prompt if isinstance(prompt, str) else prompt.decode("utf-8", "replace")
+        scored = echo and count is not None
+        limit = max_tokens if max_tokens and max_tokens > 0 else context.n_ctx_seq
+        generations = [
+            Generation(
+                self.model.vocab,
+                _reseeded(params, index).chain(self.model),
+                tokens,
+                max_tokens=0 if scored and max_tokens == 0 else limit,
+                min_tokens=min_tokens,
+                stop=[stop] if isinstance(stop, str | int) else (stop or ()),
+                ignore_eos=ignore_eos,
+                logprobs=0 if count is None and total > n else count,  # to choose the best by
+                prompt_logprobs=scored and index == 0,
+                criteria=_criteria(stopping_criteria),
+            )
+            for index in range(total)
+        ]
+
+        def prompt_entries() -> list[TokenLogprobs | int]:
+            return [tokens[0], *generations[0].prompt_scores] if scored else []
+
+        shape = None if style is None else functools.partial(_shaped, style, self.model.vocab)
+        choices = [
+            Choice(index, generation, before, echo, prompt_entries, shape)
+            for index, generation in enumerate(generations)
+        ]
+        head = completion_head(model or self.model_path)
+        if stream:
+            pieces = self._turn.take(self._pieces(choices))
+            return ({**head, "choices": [piece]} for piece in pieces)
+        for _ in self._turn.take(self._finished(choices)):
+            pass
+        if total > n:
+            choices = sorted(choices, key=lambda choice: -choice.mean_logprob)[:n]
+        return {
+            **head,
+            "choices": [choice.whole(index) for index, choice in enumerate(choices)],
+            "usage": usage_shape([generation.usage for generation in generations]),
+        }
+
+    __call__ = create_completion
+
+    def _pieces(self, choices: list[Choice]) -> Iterator[dict[str, Any]]:
+        for choice in choices:
+            yield from choice.pieces(self._run(choice.generation))
+
+    def _finished(self, choices: list[Choice]) -> Iterator[Choice]:
+        for choice in choices:
+            choice.finish(self._run(choice.generation))
+            yield choice
+
+    def _run(self, generation: Generation) -> Iterator[Step]:
+        if self._drafter is None:
+            return run(self.context, generation)
+        return run_drafted(self.context, generation, self._drafter)
+
+    def _prompt_tokens(self, prompt: str | bytes | Sequence[int], suffix: str | None) -> list[int]:
+        vocab = self.model.vocab
+        if suffix is not None:
+            return self._infill_tokens(prompt, suffix)
+        if not isinstance(prompt, str | bytes):
+            return [operator.index(token) for token in prompt]
+        tokens = vocab.tokenize(prompt, add_special=True, parse_special=True)
+        if len(tokens) > 1 and tokens[0] == tokens[1] == vocab.bos:
+            del tokens[0]  # the prompt spelled out the BOS that the tokenizer adds anyway
+        return tokens
+
+    def _infill_tokens(self, prompt: str | bytes | Sequence[int], suffix: str) -> list[int]:
+        vocab = self.model.vocab
+        before, after, middle = vocab.fim_prefix, vocab.fim_suffix, vocab.fim_middle
+        if before is None or after is None or middle is None:
+            raise UnsupportedError(
+                f"{self.model} has no fill-in-the-middle tokens, which `suffix` needs. Use a model "
+                "trained to fill in, or leave suffix out."
+            )
+        if isinstance(prompt, str | bytes):
+            prompt = vocab.tokenize(prompt, add_special=False)
+        parts = [[before, *prompt], [after, *vocab.tokenize(suffix, add_special=False)]]
+        if self._spm_infill:
+            parts.reverse()
+        bos = [vocab.bos] if vocab.add_bos and vocab.bos is not None else []
+        return [*bos, *parts[0], *parts[1], middle]
+
+    def _seed_for(self, seed: int | None) -> int | None:
+        if seed is not None:
+            return seed
+        return None if self._seed == RANDOM_SEED else self._seed
+
+
+def _logprob_style(
+    logprobs: int | bool | None, top_logprobs: int
+) -> tuple[int | None, Callable[..., dict[str, Any]] | None]:
+    """How many alternatives are wanted, and in which shape."""
+    if logprobs is None or logprobs is False:
+        if top_logprobs:
+            raise ParameterError(f"top_logprobs={top_logprobs} needs logprobs=True.")
+        return None, None
+    count = top_logprobs if logprobs is True else logprobs
+    if count < 0:
+        raise ParameterError(f"{count} alternatives were asked for: choose 0 or more, or None.")
+    return count, chat_logprobs if logprobs is True else completion_logprobs
+
+
+def _shaped(
+    style: Callable[..., dict[str, Any]],
+    vocab: Vocab,
+    entries: Sequence[TokenLogprobs | int],
+    offset: int,
+) -> dict[str, Any]:
+    return style(entries, vocab, offset)
+
+
+def _combined(sampling: SamplingParams | None, **arguments: Any) -> SamplingParams:
+    """The parameters, with those arguments in place that are not at their defaults."""
+    if sampling is None:
+        return SamplingParams(**arguments)
+    default = SamplingParams()
+    given = {k: value for k, value in arguments.items() if value != getattr(default, k)}
+    return dataclasses.replace(sampling, **given)
+
+
+def _reseeded(params: SamplingParams, index: int) -> SamplingParams:
+    if params.seed is None or not index:
+        return params
+    return dataclasses.replace(params, seed=params.seed + index)
+
+
+def _bias(bias: Mapping[Any, float] | None) -> dict[int, float]:
+    """Keys as numbers (JSON has them as text), and False, which is llama-server's "never"."""
+    try:
+        return {int(token): value for token, value in (bias or {}).items()}
+    except (TypeError, ValueError):
+        raise ParameterError(
+            f"logit_bias={bias!r}: map token ids to numbers, or to False."
+        ) from None
+
+
+def _listed(processors: Any) -> list[Callable[..., Any]]:
+    if processors is None:
+        return []
+    return list(processors) if isinstance(processors, list | tuple) else [processors]
+
+
+def _criteria(check: Callable[..., bool] | None) -> Callable[[Sequence[int], Context], bool] | None:
+    if check is None:
+        return None
+
+    def criterion(tokens: Sequence[int], context: Context) -> bool:
+        import numpy as np
+
+        return bool(check(np.array(tokens, dtype=np.intc), context.logits()))
+
+    return criterion

@@ -1,0 +1,55 @@
+// What every part of the shim shares: running C++ so that nothing but an error comes out of it.
+
+#pragma once
+
+#include "shim.h"
+
+#include <exception>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace llamacffi {
+
+// An assertion of ggml that failed on a guarded thread: see on_abort in shim.cpp.
+struct failed_assertion : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+inline thread_local int guard_depth = 0;
+
+// Warnings and errors of the guarded call that runs on this thread, for its error message.
+inline thread_local std::string * capture = nullptr;
+
+void report(llamacffi_error * error, int32_t kind, const char * what, const std::string & log);
+
+// Runs work; on failure reports and returns fallback.
+template <typename Result, typename Work>
+Result guarded(llamacffi_error * error, Result fallback, Work && work) noexcept {
+    error->kind = LLAMACFFI_ERROR_NONE;
+    error->message[0] = '\0';
+    std::string log;
+    std::string * const outer_capture = std::exchange(capture, &log);
+    guard_depth++;
+    Result result = fallback;
+    try {
+        result = work();
+        if (!log.empty()) {
+            report(error, LLAMACFFI_ERROR_NONE, "", log);
+        }
+    } catch (const failed_assertion & failure) {
+        report(error, LLAMACFFI_ERROR_ASSERTION, failure.what(), log);
+    } catch (const std::bad_alloc &) {
+        report(error, LLAMACFFI_ERROR_MEMORY, "out of memory", log);
+    } catch (const std::exception & failure) {
+        report(error, LLAMACFFI_ERROR_EXCEPTION, failure.what(), log);
+    } catch (...) {
+        report(error, LLAMACFFI_ERROR_EXCEPTION, "unknown C++ exception", log);
+    }
+    guard_depth--;
+    capture = outer_capture;
+    return result;
+}
+
+}  // namespace llamacffi
