@@ -1,0 +1,1 @@
+"""Structured output for llamacffi through llguidance's token masks."""
