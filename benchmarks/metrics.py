@@ -63,6 +63,11 @@ class Metric:
     repetitions: int = 1
     processes: int = 1
 
+    @property
+    def decimals(self) -> int:
+        """How many are worth showing of its values."""
+        return 3 if self.unit.startswith("x ") else 1
+
 
 METRICS = (
     Metric(
@@ -130,5 +135,51 @@ METRICS = (
         (PEER,),
         (Goal(60, False),),
         processes=2,
+    ),
+    # What features cost: the rate with one, by the same library's rate without.
+    Metric(
+        "structured",
+        "JSON object of 10 fields",
+        "x plain",
+        "structured",
+        (PEER,),
+        (Goal(0.95, True),),
+        repetitions=5,
+    ),
+    Metric(
+        "structured_gbnf",
+        "the same, by GBNF",
+        "x plain",
+        "structured_gbnf",
+        (),
+        (Goal(0.95, True),),
+        repetitions=5,
+    ),
+    Metric(
+        "logprobs",
+        "logprobs, 5 alternatives",
+        "x plain",
+        "logprobs",
+        (PEER,),
+        (Goal(0.95, True),),
+        repetitions=5,
+    ),
+    Metric(
+        "processor",
+        "idle logits processor",
+        "x plain",
+        "processor",
+        (PEER,),
+        (Goal(0.97, True),),
+        repetitions=5,
+    ),
+    Metric(
+        "lookup",
+        "prompt lookup, editing a text",
+        "x plain",
+        "lookup",
+        (PEER,),
+        (Goal(1.5, True),),
+        repetitions=5,
     ),
 )

@@ -84,7 +84,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
             continue
         present = (OURS, *metric.others)
         values = [
-            f"{outcome.value(name).median:.1f}" if name in present else ""
+            f"{outcome.value(name).median:.{metric.decimals}f}" if name in present else ""
             for name in (OURS, PEER, UPSTREAM)
         ]
         ratios = [

@@ -80,7 +80,7 @@ def measure(
         except SubjectError as error:
             print(f"{metric.title}: {error}", file=sys.stderr)
             return Outcome(metric, figures, str(error))
-        shown = ", ".join(f"{name} {figures[name][-1]:.1f}" for name in names)
+        shown = ", ".join(f"{name} {figures[name][-1]:.{metric.decimals}f}" for name in names)
         print(f"{metric.title}, {number}/{rounds}: {shown} {metric.unit}", flush=True)
     return Outcome(metric, figures)
 

@@ -11,9 +11,11 @@ import llama_cpp
 llama_cpp.Llama  # noqa: B018
 import_ms = (time.perf_counter() - begun) * 1e3
 
+import json
 from typing import Any
 
 import timing
+from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
 
 def prompt(llm: llama_cpp.Llama, job: dict[str, Any]) -> None:
@@ -28,9 +30,33 @@ def prompt(llm: llama_cpp.Llama, job: dict[str, Any]) -> None:
     timing.report(values[1:])
 
 
+def feature(job: dict[str, Any]) -> None:
+    """The rate with a feature by the rate without."""
+    settings = timing.settings(job)
+    if job["kind"] == "logprobs":
+        settings["logits_all"] = True  # or it refuses
+    llm = llama_cpp.Llama(**settings)
+    prompt, tokens = timing.DESCRIBE, 100
+    if job["kind"] == "structured":
+        rules = llama_cpp.LlamaGrammar.from_json_schema(json.dumps(timing.SCHEMA), verbose=False)
+        other = lambda: timing.rate(llm, prompt, 300, grammar=rules)  # noqa: E731
+    elif job["kind"] == "logprobs":
+        other = lambda: timing.rate(llm, prompt, tokens, logprobs=5)  # noqa: E731
+    elif job["kind"] == "processor":
+        nothing = llama_cpp.LogitsProcessorList([lambda _tokens, logits: logits])
+        other = lambda: timing.rate(llm, prompt, tokens, logits_processor=nothing)  # noqa: E731
+    else:
+        prompt = timing.EDIT
+        drafting = llama_cpp.Llama(**settings, draft_model=LlamaPromptLookupDecoding())
+        other = lambda: timing.rate(drafting, prompt, tokens)  # noqa: E731
+    timing.compare(lambda: timing.rate(llm, prompt, tokens), other, job["repetitions"])
+
+
 job = timing.read_job()
 if job["kind"] == "import":
     timing.report([import_ms])
+elif job["kind"] in ("structured", "logprobs", "processor", "lookup"):
+    feature(job)
 else:
     llm = llama_cpp.Llama(**timing.settings(job))
     if job["kind"] == "prompt":

@@ -11,6 +11,7 @@ import llamacffi
 llamacffi.Llama  # noqa: B018 - the class too, should the package bring it lazily
 import_ms = (time.perf_counter() - begun) * 1e3
 
+from collections.abc import Callable
 from typing import Any
 
 import timing
@@ -37,11 +38,38 @@ def prompt(job: dict[str, Any]) -> None:
     timing.report(values[1:])
 
 
+def structured(llm: llamacffi.Llama, engine: str) -> Callable[[], float]:
+    params = llamacffi.SamplingParams(structured_engine=engine, json_schema=timing.SCHEMA)
+    return lambda: timing.rate(llm, timing.DESCRIBE, 300, sampling=params)
+
+
+def feature(llm: llamacffi.Llama, kind: str, repetitions: int) -> None:
+    """The rate with a feature by the rate without."""
+    prompt, tokens = timing.DESCRIBE, 100
+    if kind == "lookup":
+        prompt = timing.EDIT
+        drafting = llamacffi.Llama(**timing.settings(job), draft_model=llamacffi.PromptLookup())
+        others = {"lookup": lambda: timing.rate(drafting, prompt, tokens)}
+    else:
+        others = {
+            "logprobs": lambda: timing.rate(llm, prompt, tokens, logprobs=5),
+            "processor": lambda: timing.rate(
+                llm, prompt, tokens, logits_processor=lambda _tokens, logits: logits
+            ),
+            "structured": structured(llm, "auto"),
+            "structured_gbnf": structured(llm, "json_schema"),
+        }
+    timing.compare(lambda: timing.rate(llm, prompt, tokens), others[kind], repetitions)
+
+
+FEATURES = ("structured", "structured_gbnf", "logprobs", "processor", "lookup")
 job = timing.read_job()
 if job["kind"] == "import":
     timing.report([import_ms])
 elif job["kind"] == "prompt":
     prompt(job)
+elif job["kind"] in FEATURES:
+    feature(llamacffi.Llama(**timing.settings(job)), job["kind"], job["repetitions"])
 else:
     llm = llamacffi.Llama(**timing.settings(job))
     timing.SHARED[job["kind"]](llm, job)

@@ -10,6 +10,7 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 N_CTX = 2048
@@ -90,5 +91,49 @@ def memory(llm: Any, job: dict[str, Any]) -> None:
     unit = 1 if sys.platform == "darwin" else 1024
     report([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6])
 
+
+def rate(llm: Any, prompt: Any, tokens: int, **more: Any) -> float:
+    """Tokens per second of a completion whose prompt is in the cache already."""
+    begun = time.perf_counter()
+    result = llm.create_completion(prompt, max_tokens=tokens, temperature=0.0, **more)
+    return float(result["usage"]["completion_tokens"] / (time.perf_counter() - begun))
+
+
+def compare(plain: Callable[[], float], other: Callable[[], float], repetitions: int) -> None:
+    """Report the ratios of rates taken in turn, after a first pair that warms up."""
+    pairs = [(plain(), other()) for _ in range(repetitions + 1)]
+    report([second / first for first, second in pairs[1:]])
+
+
+# An object of ten fields for the measurement of structured output.
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 20},
+        "age": {"type": "integer", "minimum": 0, "maximum": 120},
+        "email": {"type": "string", "maxLength": 30},
+        "city": {"type": "string", "maxLength": 20},
+        "country": {"enum": ["France", "Spain", "Italy", "Poland"]},
+        "married": {"type": "boolean"},
+        "height": {"type": "number"},
+        "job": {"type": "string", "maxLength": 20},
+        "hobbies": {"type": "array", "items": {"type": "string", "maxLength": 12}, "maxItems": 3},
+        "salary": {"type": "integer"},
+    },
+    "required": [
+        "name", "age", "email", "city", "country", "married", "height", "job", "hobbies", "salary",
+    ],
+    "additionalProperties": False,
+}  # fmt: skip
+DESCRIBE = "Jean lives in Lyon and is a teacher. His record as JSON:\n"
+STORY = (
+    "Tom went to the market on Monday. He bought three apples, two pears and a loaf of bread. On "
+    "the way home he met his old friend Anna, who was carrying a basket of eggs. They talked about "
+    "the weather and about the harvest. Then Tom said goodbye and walked home along the river."
+)
+EDIT = (
+    "<|im_start|>user\nRepeat this text exactly but change the name Tom to Bob.\n\n"
+    f"Text: {STORY}<|im_end|>\n<|im_start|>assistant\n"
+)
 
 SHARED = {"generate": generate, "first_token": first_token, "start": start, "memory": memory}
