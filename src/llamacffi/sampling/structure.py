@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from llamacffi.errors import ParameterError, PluginError
+from llamacffi.errors import ParameterError, PluginError, SchemaError
 from llamacffi.sampling.registry import samplers
 from llamacffi.sampling.schema_source import schema_of
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from llamacffi.sampling.chain import SamplerChain
     from llamacffi.sampling.sampler import Sampler
 
-__all__ = ["AUTO_ENGINE", "FORMATS", "engine_for", "hold_to", "schema_of_response_format"]
+__all__ = ["AUTO_ENGINE", "FORMATS", "engines_for", "hold_to", "schema_of_response_format"]
 
 AUTO_ENGINE = "auto"
 FORMATS = ("json_schema", "regex", "lark")
 
 
-def engine_for(form: str, name: str = AUTO_ENGINE) -> Sampler:
-    """The sampler that holds a text to a structure of this form.
+def engines_for(form: str, name: str = AUTO_ENGINE) -> list[Sampler]:
+    """The samplers that hold a text to a structure of this form, the preferred ones first.
 
     Args:
         form: "json_schema", "regex", "lark" or "grammar".
-        name: Its name; "auto" for a plugin's before the built-in one.
+        name: The name of the one that is wanted; "auto" for all, the plugins' before the built-in.
 
     Raises:
         PluginError: None is installed, or the one asked for cannot.
@@ -37,20 +37,33 @@ def engine_for(form: str, name: str = AUTO_ENGINE) -> Sampler:
             f"{', '.join(sampler.name for sampler in able) or 'none'}; "
             "pip install llamacffi-llguidance adds llguidance for json_schema, regex and lark."
         )
-    return chosen[-1]  # plugins come after the built-in ones
+    return chosen[::-1]
 
 
 def hold_to(chain: SamplerChain, form: str, value: Any, engine: str = AUTO_ENGINE) -> None:
-    """Add to a chain what holds the text to a structure.
+    """Add to a chain what holds the text to a structure: the first engine that can do all of it.
 
     Args:
         chain: Where to add it.
-        form: As in engine_for.
+        form: As in engines_for.
         value: The schema (see schema_of), expression or grammar.
-        engine: As in engine_for.
+        engine: As in engines_for.
+
+    Raises:
+        SchemaError: No engine can enforce the schema; the message has each one's reason.
     """
     described = schema_of(value) if form == "json_schema" else value
-    chain.add(engine_for(form, engine).name, **{form: described})
+    refusals: list[SchemaError] = []
+    for sampler in engines_for(form, engine):
+        try:
+            chain.add(sampler.name, **{form: described})
+        except SchemaError as refusal:
+            refusals.append(refusal)
+        else:
+            return
+    if len(refusals) == 1:
+        raise refusals[0]
+    raise SchemaError("No engine can enforce the schema. " + " ".join(map(str, refusals)))
 
 
 def schema_of_response_format(response_format: Mapping[str, Any] | None) -> Any:
