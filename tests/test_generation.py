@@ -29,7 +29,7 @@ from llamacffi.errors import (
     ParameterError,
     UnsupportedError,
 )
-from llamacffi.generation import Generation, Step, prepare, run
+from llamacffi.generation import Generation, Step, prepare, run, run_drafted
 from tests.tiny_models import ARCHITECTURES, write_model
 
 PROMPT = "The capital of France is"
@@ -176,8 +176,8 @@ def test_a_stop_that_is_not_complete_is_shown(
 def test_a_criterion(model: Model, context: Context) -> None:
     seen: list[int] = []
 
-    def enough(tokens: Any, its: Context) -> bool:
-        assert its is context
+    def enough(tokens: Any, its: Context, index: int) -> bool:
+        assert (its, index) == (context, -1)
         seen.append(len(tokens))
         return len(seen) == 3
 
@@ -188,7 +188,7 @@ def test_a_criterion(model: Model, context: Context) -> None:
 
 
 def test_the_exception_of_a_criterion_arrives(model: Model, context: Context) -> None:
-    def careless(tokens: Any, its: Context) -> bool:
+    def careless(tokens: Any, its: Context, index: int) -> bool:
         raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine"):
@@ -403,10 +403,8 @@ def test_a_lookup_proposes_what_came_before(
 
 
 def test_a_lookup_prefers_the_longer_and_the_later_match() -> None:
-    for tokens, wanted in (
-        ([1, 2, 3, 7, 8, 9, 3, 5, 6, 1, 2, 3], [7, 8]),
-        ([3, 7, 7, 3, 5, 5, 3], [5, 5]),
-    ):
+    longer, later = [1, 2, 3, 7, 8, 9, 3, 5, 6, 1, 2, 3], [3, 7, 7, 3, 5, 5, 3]
+    for tokens, wanted in ((longer, [7, 8]), (later, [5, 5])):
         lookup = PromptLookup(2, max_ngram_size=3, min_ngram_size=1)
         assert list(lookup(np.array(tokens, np.intc))) == wanted
 
@@ -430,3 +428,23 @@ def test_models_that_cannot_draft(tiny_path: Callable[[str], Path], name: str) -
             DraftModel(model, 0)
         with pytest.raises(UnsupportedError, match="draft"):
             DraftModel(model, n_threads=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("llama", {"n_outputs_max": 1}),
+        ("llama", {"n_batch": 1}),
+        ("mamba", {}),
+        ("mamba", {"n_recurrent_snapshots": 4}),  # llama.cpp keeps none for this architecture
+    ],
+)
+def test_contexts_that_cannot_check_drafts(
+    tiny_path: Callable[[str], Path], name: str, parameters: dict[str, Any]
+) -> None:
+    with (
+        Model(tiny_path(name), backend="cpu") as model,
+        model.context(n_ctx=64, n_threads=1, **parameters) as context,
+        pytest.raises(UnsupportedError, match="n_outputs_max"),
+    ):
+        list(run_drafted(context, generation(model, "hello", ignore_eos=True), lambda ids: [5, 6]))

@@ -118,7 +118,8 @@ def test_every_built_in_sampler_is_tested() -> None:
 def test_accepted_parameters_sample(
     model: Model, decoded: Context, name: str, parameters: dict[str, Any]
 ) -> None:
-    chain = SamplerChain(model, [(name, parameters)])
+    narrow = ["top_k"] if name == "infill" else []  # it compares every two candidates
+    chain = SamplerChain(model, [*narrow, (name, parameters)])
     if name not in SELECTING:
         chain.add("dist", seed=1)
     prompt = model.vocab.tokenize(PROMPT)
@@ -378,26 +379,16 @@ def test_mirostat(llama: Llama, mode: int) -> None:
 
 STEPS = {"repeat_penalty": 1.2, "dry_multiplier": 0.8, "xtc_probability": 0.5, "seed": 1}
 OUT_OF_RANGE: list[tuple[str, list[Any], dict[str, Any]]] = [
-    ("temperature", [NAN, INF], {}),
-    ("dynatemp_range", [NAN, INF, -1.0], {}),
-    ("dynatemp_exponent", [NAN, INF], {"dynatemp_range": 0.5}),
-    ("top_k", [NAN, 2**31], {}),
-    ("top_p", [NAN, -0.1, 1.1], {}),
-    ("min_p", [NAN, -0.1, 1.1], {}),
-    ("typical_p", [NAN, -0.1, 1.1], {}),
-    ("top_n_sigma", [NAN, INF], {}),
-    ("xtc_probability", [NAN, -0.1, 1.1], {}),
-    ("xtc_threshold", [NAN, -0.1, 1.1], {}),
-    ("min_keep", [NAN, -1], {}),
-    ("repeat_penalty", [NAN, INF, 0.0, -1.0], {}),
-    ("frequency_penalty", [NAN, INF], {}),
-    ("presence_penalty", [NAN, -INF], {}),
-    ("penalty_last_n", [NAN, 2**30], {}),
-    ("dry_multiplier", [NAN, INF, -1.0], {}),
-    ("dry_base", [NAN, 0.5], {}),
-    ("dry_allowed_length", [NAN, -1], {}),
-    ("dry_penalty_last_n", [NAN, 2**30], {}),
-    ("dry_sequence_breakers", ["abc", [5]], {}),
+    ("temperature", [NAN, INF], {}), ("dynatemp_range", [NAN, INF, -1.0], {}),
+    ("dynatemp_exponent", [NAN, INF], {"dynatemp_range": 0.5}), ("top_k", [NAN, 2**31], {}),
+    ("top_p", [NAN, -0.1, 1.1], {}), ("min_p", [NAN, -0.1, 1.1], {}),
+    ("typical_p", [NAN, -0.1, 1.1], {}), ("top_n_sigma", [NAN, INF], {}),
+    ("xtc_probability", [NAN, -0.1, 1.1], {}), ("xtc_threshold", [NAN, -0.1, 1.1], {}),
+    ("min_keep", [NAN, -1], {}), ("repeat_penalty", [NAN, INF, 0.0, -1.0], {}),
+    ("frequency_penalty", [NAN, INF], {}), ("presence_penalty", [NAN, -INF], {}),
+    ("penalty_last_n", [NAN, 2**30], {}), ("dry_multiplier", [NAN, INF, -1.0], {}),
+    ("dry_base", [NAN, 0.5], {}), ("dry_allowed_length", [NAN, -1], {}),
+    ("dry_penalty_last_n", [NAN, 2**30], {}), ("dry_sequence_breakers", ["abc", [5]], {}),
     ("mirostat_mode", [NAN, -1, 3], {}),
     ("mirostat_tau", [NAN, INF, -1.0], {"mirostat_mode": 2}),
     ("mirostat_eta", [NAN, INF, -1.0], {"mirostat_mode": 1}),
@@ -405,7 +396,7 @@ OUT_OF_RANGE: list[tuple[str, list[Any], dict[str, Any]]] = [
     ("adaptive_decay", [NAN, 1.0, -0.1], {"adaptive_target": 0.5}),
     ("samplers", ["top_k", ["topk"], ["greedy"], [""]], {}),
     ("logit_bias", [{5: NAN}, {5: INF}], {}),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -415,9 +406,9 @@ OUT_OF_RANGE: list[tuple[str, list[Any], dict[str, Any]]] = [
 def test_a_parameter_out_of_range_is_named(
     model: Model, name: str, value: Any, others: dict[str, Any]
 ) -> None:
-    """By the name that the user wrote, not by that of the sampler it goes to."""
-    with pytest.raises(ParameterError, match=name):
+    with pytest.raises(ParameterError) as caught:
         SamplingParams(**{**STEPS, **others, name: value}).chain(model)
+    assert name in str(caught.value)
 
 
 EFFECTS: dict[str, Any] = {
@@ -435,28 +426,23 @@ NEEDING_AN_ENGINE = {"regex", "lark", "structured_engine"}
 
 
 def test_every_parameter_has_an_effect(model: Model) -> None:
+    needing = {name: others for name, _, others in OUT_OF_RANGE if others}
     assert set(EFFECTS) | NEEDING_AN_ENGINE == {each.name for each in fields(SamplingParams)}
     for name, value in EFFECTS.items():
-        others: dict[str, Any] = dict(STEPS)
-        if name.startswith("dynatemp_e"):
-            others["dynatemp_range"] = 0.5
-        elif name in ("mirostat_tau", "mirostat_eta"):
-            others["mirostat_mode"] = 2
-        elif name == "adaptive_decay":
-            others["adaptive_target"] = 0.5
-        without, with_it = (
+        without = {**STEPS, **needing.get(name, {})}
+        printed = {
             repr(SamplingParams(**given).chain(model))
-            for given in (others, {**others, name: value})
-        )
-        assert without != with_it, f"{name} does nothing"
+            for given in (without, {**without, name: value})
+        }
+        assert len(printed) == 2, f"{name} does nothing"
 
 
 def test_the_order_of_samplers(model: Model) -> None:
     params = SamplingParams(
-        samplers=("temp", "infill", "typ_p", "top_k"), typical_p=0.5, top_p=0.1, seed=2
+        samplers=("temp", "top_k", "infill", "typ_p"), typical_p=0.5, top_p=0.1, seed=2
     )
     assert repr(params.chain(model)) == (
-        "SamplerChain(temperature(temperature=0.8) -> infill() -> typical(p=0.5) -> top_k(k=40) "
+        "SamplerChain(temperature(temperature=0.8) -> top_k(k=40) -> infill() -> typical(p=0.5) "
         "-> dist(seed=2))"
     )
     assert repr(SamplingParams(samplers=(), seed=2).chain(model)) == "SamplerChain(dist(seed=2))"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,11 +14,10 @@ from llamacffi.generation import Drafter, Generation, Step, check_fits, run, run
 from llamacffi.logprob_shapes import chat_logprobs, completion_logprobs
 from llamacffi.logprobs import TokenLogprobs
 from llamacffi.model import Model
-from llamacffi.sampling.builtin import RANDOM_SEED
 from llamacffi.sampling.params import SamplingParams
+from llamacffi.sampling.seeds import RANDOM_SEED
 from llamacffi.sampling.structure import schema_of_response_format
 from llamacffi.turn import Turn
-from llamacffi.vocab import Vocab
 
 __all__ = ["Completing"]
 
@@ -144,7 +142,13 @@ class Completing:
             raise ParameterError("best_of cannot be streamed: which are best shows at the end.")
         context = self.context
         tokens = self._prompt_tokens(prompt, suffix)
-        check_fits(context, tokens)  # now, not with the first piece of a stream
+        scored = echo and count is not None
+        limit = max_tokens if max_tokens and max_tokens > 0 else context.n_ctx_seq
+        if scored and max_tokens == 0:
+            limit = 0
+        if scored and suffix is not None:
+            raise UnsupportedError("A prompt with a suffix cannot be scored: leave out echo.")
+        check_fits(context, tokens, limit)  # now, not with the first piece of a stream
         params = _combined(
             sampling,
             temperature=temperature,
@@ -155,7 +159,7 @@ class Completing:
             repeat_penalty=repeat_penalty,
             frequency_penalty=frequency_penalty,
             presence_penalty=presence_penalty,
-            penalty_last_n=self._last_n,
+            penalty_last_n=self._last_n if sampling is None else sampling.penalty_last_n,
             mirostat_mode=mirostat_mode,
             mirostat_tau=mirostat_tau,
             mirostat_eta=mirostat_eta,
@@ -163,23 +167,21 @@ class Completing:
             grammar=getattr(grammar, "_grammar", grammar),  # llama-cpp-python's class
             json_schema=schema_of_response_format(response_format),
             processors=tuple(_listed(logits_processor)),
-            seed=self._seed_for(seed),
+            seed=self._seed_for(seed, sampling),
         )
         before = ""
         if echo or count is not None:
             before = self.model.vocab.detokenize(tokens)
             if isinstance(prompt, str | bytes):
                 before = prompt if isinstance(prompt, str) else prompt.decode("utf-8", "replace")
-        scored = echo and count is not None
-        limit = max_tokens if max_tokens and max_tokens > 0 else context.n_ctx_seq
         generations = [
             Generation(
                 self.model.vocab,
                 _reseeded(params, index).chain(self.model),
                 tokens,
-                max_tokens=0 if scored and max_tokens == 0 else limit,
+                max_tokens=limit,
                 min_tokens=min_tokens,
-                stop=[stop] if isinstance(stop, str | int) else (stop or ()),
+                stop=[stop] if isinstance(stop, str | bytes | int) else (stop or ()),
                 ignore_eos=ignore_eos,
                 logprobs=0 if count is None and total > n else count,  # to choose the best by
                 prompt_logprobs=scored and index == 0,
@@ -191,9 +193,8 @@ class Completing:
         def prompt_entries() -> list[TokenLogprobs | int]:
             return [tokens[0], *generations[0].prompt_scores] if scored else []
 
-        shape = None if style is None else functools.partial(_shaped, style, self.model.vocab)
         choices = [
-            Choice(index, generation, before, echo, prompt_entries, shape)
+            Choice(index, self.model.vocab, generation, before, echo, prompt_entries, style)
             for index, generation in enumerate(generations)
         ]
         head = completion_head(model or self.model_path)
@@ -253,33 +254,26 @@ class Completing:
         bos = [vocab.bos] if vocab.add_bos and vocab.bos is not None else []
         return [*bos, *parts[0], *parts[1], middle]
 
-    def _seed_for(self, seed: int | None) -> int | None:
-        if seed is not None:
-            return seed
-        return None if self._seed == RANDOM_SEED else self._seed
+    def _seed_for(self, seed: int | None, sampling: SamplingParams | None) -> int | None:
+        """The call's own seed, else that of its parameters, else the constructor's."""
+        for given in (seed, None if sampling is None else sampling.seed, self._seed):
+            if given is not None:
+                return None if given in (-1, RANDOM_SEED) else given
+        return None
 
 
 def _logprob_style(
     logprobs: int | bool | None, top_logprobs: int
 ) -> tuple[int | None, Callable[..., dict[str, Any]] | None]:
     """How many alternatives are wanted, and in which shape."""
+    if top_logprobs and logprobs is not True:
+        raise ParameterError(f"top_logprobs={top_logprobs} needs logprobs=True.")
     if logprobs is None or logprobs is False:
-        if top_logprobs:
-            raise ParameterError(f"top_logprobs={top_logprobs} needs logprobs=True.")
         return None, None
     count = top_logprobs if logprobs is True else logprobs
     if count < 0:
         raise ParameterError(f"{count} alternatives were asked for: choose 0 or more, or None.")
     return count, chat_logprobs if logprobs is True else completion_logprobs
-
-
-def _shaped(
-    style: Callable[..., dict[str, Any]],
-    vocab: Vocab,
-    entries: Sequence[TokenLogprobs | int],
-    offset: int,
-) -> dict[str, Any]:
-    return style(entries, vocab, offset)
 
 
 def _combined(sampling: SamplingParams | None, **arguments: Any) -> SamplingParams:
@@ -294,17 +288,18 @@ def _combined(sampling: SamplingParams | None, **arguments: Any) -> SamplingPara
 def _reseeded(params: SamplingParams, index: int) -> SamplingParams:
     if params.seed is None or not index:
         return params
-    return dataclasses.replace(params, seed=params.seed + index)
+    return dataclasses.replace(params, seed=(params.seed + index) % RANDOM_SEED)
 
 
 def _bias(bias: Mapping[Any, float] | None) -> dict[int, float]:
-    """Keys as numbers (JSON has them as text), and False, which is llama-server's "never"."""
+    """Keys as numbers: JSON has them as text."""
     try:
-        return {int(token): value for token, value in (bias or {}).items()}
-    except (TypeError, ValueError):
-        raise ParameterError(
-            f"logit_bias={bias!r}: map token ids to numbers, or to False."
-        ) from None
+        return {
+            int(token) if isinstance(token, str) else operator.index(token): value
+            for token, value in (bias or {}).items()
+        }
+    except (AttributeError, TypeError, ValueError):
+        raise ParameterError(f"logit_bias={bias!r}: map token ids to numbers or False.") from None
 
 
 def _listed(processors: Any) -> list[Callable[..., Any]]:
@@ -313,13 +308,15 @@ def _listed(processors: Any) -> list[Callable[..., Any]]:
     return list(processors) if isinstance(processors, list | tuple) else [processors]
 
 
-def _criteria(check: Callable[..., bool] | None) -> Callable[[Sequence[int], Context], bool] | None:
+def _criteria(
+    check: Callable[..., bool] | None,
+) -> Callable[[Sequence[int], Context, int], bool] | None:
     if check is None:
         return None
 
-    def criterion(tokens: Sequence[int], context: Context) -> bool:
+    def criterion(tokens: Sequence[int], context: Context, index: int) -> bool:
         import numpy as np
 
-        return bool(check(np.array(tokens, dtype=np.intc), context.logits()))
+        return bool(check(np.array(tokens, dtype=np.intc), context.logits(index)))
 
     return criterion

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from llamacffi.generation import Generation, Step, Usage
+from llamacffi.logprob_shapes import Offsets, prompt_offsets
 from llamacffi.logprobs import TokenLogprobs
+from llamacffi.vocab import Vocab
 
 __all__ = ["Choice", "completion_head", "usage_shape"]
 
-# Log probabilities of tokens, the first of which begins after so many characters, in a shape of
-# OpenAI's; a bare token id stands for one without, the first of a prompt.
-LogprobShape = Callable[[Sequence["TokenLogprobs | int"], int], "dict[str, Any]"]
+# Log probabilities of tokens that begin at these offsets, in a shape of OpenAI's; a bare token id
+# stands for one without, the first of a prompt.
+LogprobShape = Callable[[Sequence["TokenLogprobs | int"], Vocab, Sequence[int]], "dict[str, Any]"]
 
 
 class Choice:
@@ -22,6 +25,7 @@ class Choice:
 
     Args:
         index: Its place among them.
+        vocab: Spells the tokens.
         generation: What makes its text.
         before: The text in front of the generated one; it counts in offsets.
         echo: Whether it is part of the result.
@@ -32,6 +36,7 @@ class Choice:
     def __init__(
         self,
         index: int,
+        vocab: Vocab,
         generation: Generation,
         before: str,
         echo: bool,
@@ -44,7 +49,8 @@ class Choice:
         self._echo = echo
         self._scored = scored
         self._shape = shape
-        self._offset = len(before)
+        self._vocab = vocab
+        self._offsets = Offsets(vocab, len(before))
         self._steps: list[Step] = []
 
     def pieces(self, steps: Iterable[Step]) -> Iterator[dict[str, Any]]:
@@ -53,14 +59,14 @@ class Choice:
         opened = not self._echo
         for step in steps:
             if not opened:
-                yield self._piece(self._before, None, self._scored(), 0)
+                yield self._opening()
                 opened = True
             waiting.append(step)
             if step.text:
                 yield self._continued(step.text, None, waiting)
                 waiting = []
         if not opened:
-            yield self._piece(self._before, None, self._scored(), 0)
+            yield self._opening()
         yield self._continued("", self.generation.finish_reason, waiting)
 
     def finish(self, steps: Iterable[Step]) -> None:
@@ -71,39 +77,54 @@ class Choice:
         """The finished choice, at a place of its own in the result."""
         self._index = index
         text = "".join(step.text for step in self._steps)
-        reason = self.generation.finish_reason
-        entries = _entries(self._steps)
-        if not self._echo:
-            return self._piece(text, reason, entries, self._offset)
-        scored = self._scored()
-        start = 0 if scored else self._offset
-        return self._piece(self._before + text, reason, [*scored, *entries], start)
+        entries: list[TokenLogprobs | int] = [*_entries(self._steps)]
+        offsets = self._places(entries)
+        if self._echo:
+            text = self._before + text
+            offsets = self._prompt_places() + offsets
+            entries = [*self._scored(), *entries]
+        return self._piece(text, self.generation.finish_reason, entries, offsets)
 
     @property
     def mean_logprob(self) -> float:
-        """Of the generated tokens, 0.0 if there are none; to choose the best."""
+        """Of the generated tokens, -inf if there are none; to choose the best."""
         values = [entry.logprob for entry in _entries(self._steps)]
-        return sum(values) / len(values) if values else 0.0
+        return sum(values) / len(values) if values else -math.inf
+
+    def _opening(self) -> dict[str, Any]:
+        return self._piece(self._before, None, self._scored(), self._prompt_places())
 
     def _continued(self, text: str, reason: str | None, steps: list[Step]) -> dict[str, Any]:
-        piece = self._piece(text, reason, _entries(steps), self._offset)
-        self._offset += sum(map(len, (piece["logprobs"] or {}).get("tokens", ())))
-        return piece
+        entries = _entries(steps)
+        return self._piece(text, reason, entries, self._places(entries))
+
+    def _places(self, entries: Sequence[TokenLogprobs | int]) -> list[int]:
+        return list(self._offsets.of([_token(entry) for entry in entries]))
+
+    def _prompt_places(self) -> list[int]:
+        tokens = [_token(entry) for entry in self._scored()]
+        return prompt_offsets(self._vocab, tokens, len(self._before))
 
     def _piece(
         self,
         text: str,
         finish_reason: str | None,
         entries: Sequence[TokenLogprobs | int],
-        offset: int,
+        offsets: Sequence[int],
     ) -> dict[str, Any]:
-        shaped = self._shape(entries, offset) if self._shape is not None and entries else None
+        shaped = None
+        if self._shape is not None and entries:
+            shaped = self._shape(entries, self._vocab, offsets)
         return {
             "text": text,
             "index": self._index,
             "logprobs": shaped,
             "finish_reason": finish_reason,
         }
+
+
+def _token(entry: TokenLogprobs | int) -> int:
+    return entry if isinstance(entry, int) else entry.token
 
 
 def _entries(steps: Iterable[Step]) -> list[TokenLogprobs]:

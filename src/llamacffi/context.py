@@ -169,6 +169,8 @@ class Context(Decoding, Owner):
         self.n_batch: int = self._lib.llama_n_batch(pointer)
         self.n_ubatch: int = self._lib.llama_n_ubatch(pointer)
         self.n_seq_max: int = self._lib.llama_n_seq_max(pointer)
+        # Upstream sets it to 0 for models that it cannot take snapshots of.
+        self.n_recurrent_snapshots: int = self._lib.llama_n_rs_seq(pointer)
         self.pooling: str = _POOLING_NAMES.get(int(self._lib.llama_pooling_type(pointer)), "none")
         self._n_vocab = model.vocab.n_tokens
         self._embeddings = embeddings

@@ -37,12 +37,17 @@ class PromptLookup:
         num_pred_tokens: Most tokens to propose.
         max_ngram_size: How many of the last tokens are looked for; where they are not found,
             fewer are, down to min_ngram_size. Of several places the last one counts.
-        min_ngram_size: The fewest.
+        min_ngram_size: The fewest; None for 3, or max_ngram_size if that is less.
     """
 
     def __init__(
-        self, num_pred_tokens: int = 31, max_ngram_size: int = 6, min_ngram_size: int = 3
+        self,
+        num_pred_tokens: int = 31,
+        max_ngram_size: int = 6,
+        min_ngram_size: int | None = None,
     ) -> None:
+        if min_ngram_size is None:
+            min_ngram_size = min(3, max_ngram_size)
         if num_pred_tokens < 1 or not 1 <= min_ngram_size <= max_ngram_size:
             raise ParameterError(
                 f"num_pred_tokens={num_pred_tokens}, max_ngram_size={max_ngram_size}, "
@@ -117,14 +122,17 @@ class DraftModel:
     ) -> None:
         if num_pred_tokens < 1:
             raise ParameterError(f"num_pred_tokens={num_pred_tokens}: choose 1 or more.")
-        if model.is_recurrent or model.is_hybrid or model.has_encoder:
-            raise UnsupportedError(f"{model} cannot draft: its memory cannot take tokens back.")
         self._most = num_pred_tokens
         self._context = model.context(n_ctx=n_ctx, n_threads=n_threads)
+        attends = self._context._has_memory and not model.has_encoder
+        if not attends or model.is_recurrent or model.is_hybrid:
+            self._context.close()
+            raise UnsupportedError(f"{model} cannot draft: its memory cannot take tokens back.")
         self._chain = SamplerChain(model, ["greedy"])
 
     def close(self) -> None:
-        """Free the context; the model stays open."""
+        """Free context and sampler; the model stays open."""
+        self._chain.close()
         self._context.close()
 
     def __call__(self, tokens: NDArray[np.intc], /) -> Sequence[int]:

@@ -15,7 +15,6 @@ from llamacffi.errors import (
     ContextFullError,
     EmptyInputError,
     ParameterError,
-    SamplingError,
     UnsupportedError,
 )
 from llamacffi.logprobs import TokenLogprobs, token_logprobs
@@ -33,7 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Generation", "Step", "Usage", "check_fits", "prepare", "run", "run_drafted"]
 
-StoppingCriterion = Callable[[Sequence[int], "Context"], bool]
+# Gets the tokens so far, and where the logits are that the last one was picked from.
+StoppingCriterion = Callable[[Sequence[int], "Context", int], bool]
 # Proposes the tokens that may come next, given those so far (int32); any number, also none.
 Drafter = Callable[["NDArray[np.intc]"], Sequence[int]]
 
@@ -93,7 +93,8 @@ class Generation:
         ignore_eos: Never pick an end-of-generation token.
         logprobs: How many alternatives to report per token; None for no log probabilities.
         prompt_logprobs: Report those of the prompt's tokens, too.
-        criteria: Called after each token with all tokens and the context; true ends the text.
+        criteria: Called after each token with all tokens, the context and the output's index; true
+            ends the text.
         special: Spell control tokens out in the text.
 
     Attributes:
@@ -110,7 +111,7 @@ class Generation:
         *,
         max_tokens: int,
         min_tokens: int = 0,
-        stop: Iterable[str | int] = (),
+        stop: Iterable[object] = (),
         ignore_eos: bool = False,
         logprobs: int | None = None,
         prompt_logprobs: bool = False,
@@ -126,13 +127,14 @@ class Generation:
             raise ParameterError(f"min_tokens={min_tokens}: choose 0 to max_tokens={max_tokens}.")
         chain.check()
         stops = list(stop)
-        self._stop_tokens = frozenset(
-            check_tokens([token for token in stops if isinstance(token, int)], vocab.n_tokens)
-        )
+        numbers = [stop for stop in stops if isinstance(stop, int) and not isinstance(stop, bool)]
+        texts = [stop for stop in stops if isinstance(stop, bool) or not isinstance(stop, int)]
+        self._stop_tokens = frozenset(check_tokens(numbers, vocab.n_tokens))
         self._vocab = vocab
+        self.n_vocab = vocab.n_tokens
         self._chain = chain
         self._decoder = StreamDecoder(vocab, special)
-        self._stops = StopStrings(text for text in stops if not isinstance(text, int))
+        self._stops = StopStrings(texts)
         self._min_tokens = min_tokens
         self._ends = [*vocab.eog_tokens, *self._stop_tokens] if min_tokens else []
         self._never = vocab.eog_tokens if ignore_eos else []
@@ -147,8 +149,11 @@ class Generation:
         self.n_accepted = 0
         self.n_rejected = 0
         self.finish_reason: str | None = None
-        chain.reset()
-        chain.accept_prompt(prompt)
+
+    def begin(self) -> None:
+        """Make the samplers ready for this text: now, since another one may use them before."""
+        self._chain.reset()
+        self._chain.accept_prompt(self.prompt)
 
     @property
     def tokens(self) -> list[int]:
@@ -185,15 +190,7 @@ class Generation:
             logits = context.logits(index)
             if self._chain.processors or banned:
                 logits = logits.copy()  # they are changed in place
-        if banned:
-            context.logits(index)[banned] = -float("inf")
-        try:
-            token = self._chain.sample(context, index, self.history)
-        except SamplingError:
-            if not banned:
-                raise
-            # A grammar is at its end: no token may follow, and the end is banned.
-            return self._finish(banned[0], "stop", "", None)
+        token = self._chain.sample(context, index, self.history, banned)
         logprobs = None
         if logits is not None and self._logprobs is not None:
             logprobs = token_logprobs(logits, token, self._logprobs)
@@ -205,8 +202,9 @@ class Generation:
             text = self._stops.push(text)
             if self._stops.matched is not None:
                 return self._finish(token, "stop", text, logprobs, flush=False)
-            if self._criteria is not None and self._criteria(self.tokens, context):
-                return self._finish(token, "stop", text, logprobs)
+        enough = self.n_generated >= self._min_tokens
+        if enough and self._criteria is not None and self._criteria(self.tokens, context, index):
+            return self._finish(token, "stop", text, logprobs)
         if self.n_generated >= self.max_tokens:
             return self._finish(token, "length", text, logprobs)
         return Step(token, text, None, logprobs)
@@ -222,9 +220,11 @@ class Generation:
         return Step(token, text, reason, logprobs)
 
 
-def check_fits(context: Context, prompt: Sequence[int]) -> None:
-    """Refuse a prompt that leaves no room for an answer, with ContextFullError."""
-    if len(prompt) >= context.n_ctx_seq:
+def check_fits(context: Context, prompt: Sequence[int], max_tokens: int = 1) -> None:
+    """Refuse a prompt that leaves no room for an answer, if there is to be one, with
+    ContextFullError.
+    """
+    if len(prompt) + min(max_tokens, 1) > context.n_ctx_seq:
         raise ContextFullError(
             f"The prompt has {len(prompt)} tokens; the context holds {context.n_ctx_seq}, and one "
             "at least must be left for the answer. Shorten the prompt, or use a larger n_ctx."
@@ -245,7 +245,8 @@ def prepare(context: Context, generation: Generation, sequence: int = 0) -> int:
     model, memory, prompt = context.model, context.memory, generation.prompt
     if not model.has_decoder or not context._has_memory:
         raise UnsupportedError(f"{model} is an encoder: it makes embeddings, not text.")
-    check_fits(context, prompt)
+    check_fits(context, prompt, generation.max_tokens)
+    generation.begin()
     if generation.wants_prompt_scores:
         generation.prompt_scores = score_prompt(
             context, prompt, generation._logprobs or 0, sequence
@@ -303,23 +304,39 @@ def run_drafted(
     yield step
     while step.finish_reason is None:
         room = min(most, generation.max_tokens - generation.n_generated - 1)
-        draft = drafter(generation.history.array()) if room > 0 else ()
-        rows = [step.token, *check_tokens(list(draft[:room]), context.model.vocab.n_tokens)]
+        rows = [step.token, *(_proposal(drafter, generation, room) if room > 0 else ())]
         context.decode_tokens(rows, sequence=sequence, position=position, outputs="all")
         steps: list[Step] = []
+        failure: Exception | None = None
         try:
             for row in range(len(rows)):
                 step = generation.advance(context, row)
                 steps.append(step)
                 if step.finish_reason is not None or rows[row + 1 : row + 2] != [step.token]:
                     break
+        except Exception as error:
+            failure = error
         finally:
             # Every step but the last was in the draft, and so in the memory.
             position += max(1, len(steps))
-            context.memory.remove(sequence, position)
-            generation.n_accepted += max(0, len(steps) - 1)
-            generation.n_rejected += len(rows) - max(1, len(steps))
+            if not context.memory.remove(sequence, position):
+                context.memory.remove(sequence)  # the next prompt is computed from its start
+        picked = sum(step.token == token for step, token in zip(steps, rows[1:], strict=False))
+        generation.n_accepted += picked
+        generation.n_rejected += len(rows) - 1 - picked
         yield from steps
+        if failure is not None:
+            raise failure
+
+
+def _proposal(drafter: Drafter, generation: Generation, room: int) -> list[int]:
+    proposed = drafter(generation.history.array())
+    try:
+        return check_tokens(list(proposed)[:room], generation.n_vocab)
+    except (TypeError, ValueError) as error:
+        raise ParameterError(
+            f"The draft model proposed {proposed!r:.80}: {error} It must return token ids."
+        ) from None
 
 
 def draft_room(context: Context) -> int:
@@ -330,12 +347,12 @@ def draft_room(context: Context) -> int:
     """
     room = min(context.n_outputs_max, context.n_batch) - 1
     if context.model.is_recurrent or context.model.is_hybrid:
-        room = min(room, context.params.n_recurrent_snapshots)
+        room = min(room, context.n_recurrent_snapshots)
     if room < 1:
         raise UnsupportedError(
-            f"{context} cannot check drafts: it would have to take tokens back. Leave out the "
-            "draft model; or use a larger n_outputs_max, and n_recurrent_snapshots for recurrent "
-            "models."
+            f"{context} cannot check drafts: it keeps {context.n_outputs_max} rows of logits, and "
+            "would have to take tokens back. Leave out the draft model, or use a larger "
+            "n_outputs_max. A recurrent model needs a context with snapshots, if it supports them."
         )
     return room
 

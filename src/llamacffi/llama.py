@@ -15,7 +15,7 @@ from llamacffi.errors import ParameterError, UnsupportedError
 from llamacffi.generation import Drafter
 from llamacffi.model import Model, Progress
 from llamacffi.model_params import SPLIT_MODES, MetadataValue
-from llamacffi.sampling.builtin import RANDOM_SEED
+from llamacffi.sampling.seeds import RANDOM_SEED
 from llamacffi.turn import Turn
 
 __all__ = ["Llama"]

@@ -41,9 +41,15 @@ def token_logprobs(logits: NDArray[np.float32], token: int, count: int) -> Token
     highest = logits.max()
     if highest == -np.inf:  # everything is forbidden: nothing has a probability
         return TokenLogprobs(token, -np.inf, tuple((i, -np.inf) for i in range(count)))
-    # Summed in double precision: 100,000 terms in single precision lose four digits.
-    total = highest + np.log(np.exp(logits - highest).sum(dtype=np.float64))
+    # Summed in double precision: 100,000 terms in single precision lose four digits. The largest is
+    # subtracted first, in double precision too where it is added again: it may be huge.
+    with np.errstate(over="ignore"):
+        total = np.log(np.exp(logits - highest).sum(dtype=np.float64))
+
+    def value(index: int) -> float:
+        return float(np.float64(logits[index]) - np.float64(highest) - total)
+
     # argpartition finds the best in one pass; only those few are then sorted.
     best = np.argpartition(logits, -count)[-count:] if count else np.array([], int)
-    ordered = sorted(((int(i), float(logits[i] - total)) for i in best), key=lambda pair: -pair[1])
-    return TokenLogprobs(token, float(logits[token] - total), tuple(ordered))
+    ordered = sorted(((int(i), value(i)) for i in best), key=lambda pair: -pair[1])
+    return TokenLogprobs(token, value(token), tuple(ordered))

@@ -20,10 +20,11 @@ class StopStrings:
         stops: The strings; empty ones are refused.
     """
 
-    def __init__(self, stops: Iterable[str] = ()) -> None:
-        self._stops = tuple(stops)
-        if not all(isinstance(stop, str) and stop for stop in self._stops):
-            raise ParameterError(f"stop={list(self._stops)!r}: give non-empty strings.")
+    def __init__(self, stops: Iterable[object] = ()) -> None:
+        given = tuple(stops)
+        self._stops = tuple(stop for stop in given if isinstance(stop, str) and stop)
+        if len(self._stops) != len(given):
+            raise ParameterError(f"stop={list(given)!r}: give non-empty strings, or token ids.")
         self._held = ""
         self.matched: str | None = None
 

@@ -147,10 +147,14 @@ LLAMACFFI_API struct llama_sampler * llamacffi_sampler_clone(
 LLAMACFFI_API int64_t llamacffi_grammar_check(
     const struct llama_vocab * vocab, const char * grammar, const char * root,
     struct llamacffi_error * error);
-/* llama_sampler_init_grammar; with patterns or tokens llama_sampler_init_grammar_lazy_patterns. */
+/* A node of the kind of llama_sampler_init_grammar, for text that passed the check. Unlike that one
+ * it keeps its state when it refuses a token. */
 LLAMACFFI_API struct llama_sampler * llamacffi_sampler_init_grammar(
     const struct llama_vocab * vocab, const char * grammar, const char * root,
-    const char ** patterns, size_t n_patterns, const llama_token * tokens, size_t n_tokens,
+    struct llamacffi_error * error);
+/* Accepts text that comes before the next token; false, with the state kept, if it is refused. */
+LLAMACFFI_API bool llamacffi_grammar_accept_text(
+    struct llama_sampler * sampler, const char * text, size_t length,
     struct llamacffi_error * error);
 /* json_schema_to_grammar of llama.cpp's common/: GBNF text, to be freed with llamacffi_free. */
 LLAMACFFI_API char * llamacffi_json_schema_to_grammar(

@@ -89,6 +89,9 @@ class picker {
     // than its best n_keep candidates, they are found by asking about the best ones first.
     llama_token pick_allowed() {
         load(all, logits, n_vocab);
+        for (const llama_token token : refused) {
+            all[static_cast<size_t>(token)].logit = -INFINITY;
+        }
         llama_token_data_array array = {all.data(), all.size(), -1, false};
         for (int32_t i = 0; i < selection.n_wide; i++) {
             llama_sampler_apply(llama_sampler_chain_get(selection.chain, i), &array);
@@ -123,6 +126,11 @@ class picker {
         return selected(array);
     }
 
+    // What a grammar has refused although it had allowed it: upstream looks at less there.
+    void refuse(llama_token token) {
+        refused.push_back(token);
+    }
+
     void accept(llama_token token) {
         for (int32_t i = 0; i < selection.n_grammars; i++) {
             llama_sampler_accept(selection.grammars[i], token);
@@ -134,6 +142,7 @@ class picker {
     const llamacffi_selection & selection;
     const float * const logits;
     const int32_t n_vocab;
+    std::vector<llama_token> refused;
     // Kept from token to token: half a megabyte that would be faulted in each time.
     static thread_local candidates all;
 };
@@ -156,8 +165,18 @@ llama_token llamacffi_sample(
         if (token != LLAMA_TOKEN_NULL && !picker.allowed(token)) {
             token = picker.pick_allowed();
         }
-        if (token != LLAMA_TOKEN_NULL) {
-            picker.accept(token);
+        constexpr int max_refusals = 64;
+        for (int i = 0; token != LLAMA_TOKEN_NULL; i++) {
+            try {
+                picker.accept(token);
+                break;
+            } catch (const std::runtime_error &) {
+                if (selection->n_grammars == 0 || i == max_refusals) {
+                    throw;
+                }
+                picker.refuse(token);
+                token = picker.pick_allowed();
+            }
         }
         return token;
     });

@@ -10,11 +10,11 @@ from llamacffi.errors import ParameterError, UnsupportedError
 from llamacffi.hookspecs import hookimpl
 from llamacffi.sampling.grammar import grammar, json_schema
 from llamacffi.sampling.sampler import NativeNode, Sampler
+from llamacffi.sampling.seeds import native_seed
 from llamacffi.vocab import Vocab, check_tokens
 
-__all__ = ["RANDOM_SEED", "register_samplers"]
+__all__ = ["DRY_BREAKERS", "register_samplers"]
 
-RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: a new one each time
 INFINITY = math.inf
 DRY_BREAKERS = ("\n", ":", '"', "*")
 
@@ -23,10 +23,6 @@ def _number(name: str, value: float, low: float = -INFINITY, high: float = INFIN
     if not (low <= value <= high) or math.isnan(value) or math.isinf(value):
         raise ParameterError(f"{name}={value}: choose a finite number from {low} to {high}.")
     return value
-
-
-def _seed(seed: int | None) -> int:
-    return RANDOM_SEED if seed is None else seed & 0xFFFFFFFF
 
 
 def _count(name: str, value: int, low: int = 0, high: int = 2**31 - 1) -> int:
@@ -46,7 +42,7 @@ def greedy(vocab: Vocab) -> NativeNode:
 
 def dist(vocab: Vocab, seed: int | None = None) -> NativeNode:
     """Draw from the distribution; seed None for a random one (llama_sampler_init_dist)."""
-    return _node(vocab, "llama_sampler_init_dist", _seed(seed))
+    return _node(vocab, "llama_sampler_init_dist", native_seed(seed))
 
 
 def top_k(vocab: Vocab, k: int = 40) -> NativeNode:
@@ -80,10 +76,11 @@ def temperature(
     vocab: Vocab, temperature: float = 0.8, delta: float = 0.0, exponent: float = 1.0
 ) -> NativeNode:
     """Divide the logits; delta above 0 makes it dynamic (llama_sampler_init_temp_ext)."""
+    value = _number("temperature", temperature, 0)
     return _node(
         vocab,
         "llama_sampler_init_temp_ext",
-        _number("temperature", temperature, 0),
+        value if value > 1e-30 else 0.0,  # logits divided by less leave the range of float32
         _number("delta", delta, 0),
         _number("exponent", exponent),
     )
@@ -151,7 +148,7 @@ def xtc(
         _number("probability", probability, 0, 1),
         _number("threshold", threshold, 0, 1),
         _count("min_keep", min_keep),
-        _seed(seed),
+        native_seed(seed),
     )
 
 
@@ -168,7 +165,7 @@ def mirostat(
         vocab,
         "llama_sampler_init_mirostat",
         vocab.n_tokens,
-        _seed(seed),
+        native_seed(seed),
         _number("tau", tau, 0),
         _number("eta", eta, 0),
         _count("m", m, 1, 2**20),
@@ -182,7 +179,7 @@ def mirostat_v2(
     return _node(
         vocab,
         "llama_sampler_init_mirostat_v2",
-        _seed(seed),
+        native_seed(seed),
         _number("tau", tau, 0),
         _number("eta", eta, 0),
     )
@@ -207,7 +204,7 @@ def adaptive_p(
         "llama_sampler_init_adaptive_p",
         _number("target", target, 0, 1),
         _number("decay", decay, 0, 0.99),
-        _seed(seed),
+        native_seed(seed),
     )
 
 

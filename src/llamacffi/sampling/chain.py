@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from llamacffi.native.handle import Handle, Owner
 from llamacffi.sampling.history import TokenHistory
 from llamacffi.sampling.registry import find_sampler
 from llamacffi.sampling.sampler import NativeNode, Sampler
+from llamacffi.sampling.seeds import native_seed, random_seed
+from llamacffi.sampling.trigger import Trigger
 from llamacffi.vocab import check_tokens
 
 if TYPE_CHECKING:
@@ -31,7 +34,8 @@ _SHAPING = frozenset({
     "top-n-sigma", "logit-bias", "infill",
 })  # fmt: skip
 _REMEMBERING = frozenset({"penalties", "dry"})  # what looks at the prompt too
-GRAMMAR = "grammar"  # what llama.cpp calls such a node
+GRAMMAR, INFILL = "grammar", "infill"  # what llama.cpp calls such nodes
+MAX_INFILL = 1000
 # Nodes that change the logits of single tokens, whichever others there are: they must see all.
 _WIDE = frozenset({"penalties", "?penalties", "dry", "?dry", "logit-bias", "?logit-bias"})
 
@@ -48,6 +52,7 @@ class _Part:
         pointer: The native node; None for a logits processor.
         n_keep: See `NativeNode`.
         native_name: What llama.cpp calls the node.
+        trigger: What a lazy grammar waits for.
     """
 
     label: str
@@ -57,6 +62,7 @@ class _Part:
     pointer: Any = None
     n_keep: int = 0
     native_name: str = ""
+    trigger: Trigger | None = None
 
     def __str__(self) -> str:
         if self.sampler is None:
@@ -85,6 +91,7 @@ class SamplerChain(Owner):
         self._lib = lib = library.lib
         self._error = library.new_error()
         self._parts: list[_Part] = []
+        self._seed = random_seed()
         with model._handle.lock:
             _ = model._handle.pointer
             pointer = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
@@ -114,10 +121,16 @@ class SamplerChain(Owner):
             if part.processor is not None
         ]
         nodes = [part for part in self._parts if part.pointer and part.native_name != GRAMMAR]
-        self._grammar_array = self._library.ffi.new("struct llama_sampler *[]", self._grammars)
+        self._waiting = [part for part in self._parts if part.trigger and part.trigger.waiting]
+        self._active = [
+            part.pointer
+            for part in self._parts
+            if part.native_name == GRAMMAR and not (part.trigger and part.trigger.waiting)
+        ]
+        self._grammar_array = self._library.ffi.new("struct llama_sampler *[]", self._active)
         selection = self._selection
         selection.chain = self._handle.pointer
-        selection.grammars, selection.n_grammars = self._grammar_array, len(self._grammars)
+        selection.grammars, selection.n_grammars = self._grammar_array, len(self._active)
         # Where the first node that chooses looks at no more than the best few candidates, a
         # grammar need not be asked about the others.
         selection.n_wide = next(
@@ -144,8 +157,14 @@ class SamplerChain(Owner):
         """
         if isinstance(sampler, str):
             found = find_sampler(sampler)
+            given = parameters
+            if _takes_seed(found.create):
+                # One number for all of them, drawn here: not every node can tell the one it drew.
+                if parameters.get("seed") is not None:
+                    self._seed = native_seed(parameters["seed"])
+                given = {**parameters, "seed": self._seed}
             with _named(_origin(sampler, found)):
-                made = found.create(self._model.vocab, **parameters)
+                made = found.create(self._model.vocab, **given)
             self._take(sampler, parameters, made, found)
             return self
         label = str(getattr(sampler, "__name__", "") or getattr(sampler, "name", sampler))
@@ -158,13 +177,22 @@ class SamplerChain(Owner):
         self, label: str, parameters: dict[str, Any], made: Any, sampler: Sampler | None = None
     ) -> None:
         if isinstance(made, NativeNode):
+            if made.vocab is not self._model.vocab:
+                raise ParameterError(f"The sampler {label!r} belongs to another model.")
+            if made.name == INFILL and not any(0 < p.n_keep <= MAX_INFILL for p in self._parts):
+                raise ParameterError(
+                    "The infill sampler compares every two candidates. Add top_k with at most "
+                    f"{MAX_INFILL} before it."
+                )
             with self._handle.lock:
                 chain, pointer = self._handle.pointer, made.release()
                 if made.name == GRAMMAR:
                     self._grammars.append(pointer)
                 else:
                     self._lib.llama_sampler_chain_add(chain, pointer)
-            part = _Part(label, parameters, sampler, None, pointer, made.n_keep, made.name)
+            part = _Part(
+                label, parameters, sampler, None, pointer, made.n_keep, made.name, made.trigger
+            )
         elif callable(made):
             part = _Part(label, parameters, sampler, made)
         else:
@@ -196,7 +224,11 @@ class SamplerChain(Owner):
             raise ParameterError(f"{self} picks no token. Add 'dist' or 'greedy' at its end.")
 
     def sample(
-        self, context: Context, index: int = -1, tokens: Sequence[int] | TokenHistory = ()
+        self,
+        context: Context,
+        index: int = -1,
+        tokens: Sequence[int] | TokenHistory = (),
+        avoid: Sequence[int] = (),
     ) -> int:
         """Pick a token from an output of the last decode, and accept it (llama_sampler_sample).
 
@@ -204,6 +236,7 @@ class SamplerChain(Owner):
             context: Where the decode was.
             index: The output's place in the batch; negative from the end.
             tokens: The sequence so far, for logits processors.
+            avoid: Token ids to be picked only if no other can be.
 
         Returns:
             The token id.
@@ -219,6 +252,30 @@ class SamplerChain(Owner):
             )
         if self._processors:
             self._process(context, index, tokens)
+        if avoid:
+            token = self._sample_avoiding(context, index, avoid)
+        else:
+            token = self._pick(context, index)
+        if token < 0:
+            raise SamplingError(
+                f"{self} leaves no token to pick: all are at -inf, or refused by a grammar. Loosen "
+                "the grammar, the bans or the logits processors."
+            )
+        if self._waiting:
+            self._watch(token)
+        return token
+
+    def _sample_avoiding(self, context: Context, index: int, avoid: Sequence[int]) -> int:
+        logits = context.logits(index)
+        before = logits[avoid]
+        logits[avoid] = -math.inf
+        token = self._pick(context, index)
+        if token < 0:
+            logits[avoid] = before
+            token = self._pick(context, index)
+        return token
+
+    def _pick(self, context: Context, index: int) -> int:
         with self._handle.lock, context._handle.lock:
             _ = self._handle.pointer  # refuses a closed chain
             token = self._lib.llamacffi_sample(
@@ -226,29 +283,61 @@ class SamplerChain(Owner):
             )
         if self._error.kind:
             self._library.fail(self._error, f"Sampling with {self}", self._handle)
-        if token < 0:
-            raise SamplingError(
-                f"{self} leaves no token to pick: all are at -inf, or refused by a grammar. Loosen "
-                "the grammar, the bans or the logits processors."
-            )
         return int(token)
 
     def _process(self, context: Context, index: int, tokens: Sequence[int] | TokenHistory) -> None:
+        import numpy as np
+
         history = tokens if isinstance(tokens, TokenHistory) else TokenHistory(tokens)
         ids, logits = history.array(), context.logits(index)
-        for label, processor in self._processors:
-            with _named(label):
+        for origin, processor in self._processors:
+            with _named(origin):
                 result = processor(ids, logits)
                 if result is not None and result is not logits:
+                    result = np.asarray(result)
+                    if result.shape != logits.shape or result.dtype.kind not in "fiu":
+                        raise ParameterError(
+                            f"A logits processor returned {result!r:.80}: return an array of shape "
+                            f"{logits.shape}, or nothing."
+                        )
                     logits[:] = result
 
+    def _watch(self, token: int) -> None:
+        """See whether a grammar that waits for a trigger begins with this token."""
+        for part in self._waiting:
+            assert part.trigger is not None
+            came = part.trigger.push(token)
+            if came is None:
+                continue
+            with self._handle.lock:
+                if isinstance(came, int):
+                    self._lib.llamacffi_sampler_accept(part.pointer, came, self._error)
+                else:
+                    self._lib.llamacffi_grammar_accept_text(
+                        part.pointer, came, len(came), self._error
+                    )
+            if self._error.kind:
+                part.trigger.waiting = True
+                raise SamplingError(
+                    f"The text went on past the trigger of {part} in a way that the grammar does "
+                    f"not allow: {self._library.message(self._error)}. Let the grammar begin with "
+                    "what can follow there."
+                )
+            self._describe()
+
     def accept(self, token: int) -> None:
-        """Tell every node that a token was chosen elsewhere (llama_sampler_accept)."""
+        """Tell every node that a token was chosen elsewhere (llama_sampler_accept).
+
+        Raises:
+            NativeError: A grammar does not allow it here.
+        """
         check_tokens((token,), self._model.vocab.n_tokens)
         with self._handle.lock:
-            for node in (*self._grammars, self._handle.pointer):
+            for node in (*self._active, self._handle.pointer):
                 self._lib.llamacffi_sampler_accept(node, token, self._error)
                 self._library.check(self._error, f"Accepting token {token}", self._handle)
+        if self._waiting:
+            self._watch(token)
 
     def accept_prompt(self, tokens: Sequence[int]) -> None:
         """Tell what a text begins with to the nodes that penalise repetition, and to processors
@@ -272,12 +361,17 @@ class SamplerChain(Owner):
         with self._handle.lock:
             for node in (*self._grammars, self._handle.pointer):
                 self._lib.llama_sampler_reset(node)
+            for part in self._parts:
+                if part.trigger is not None:
+                    part.trigger.reset()
+            self._describe()
 
     # -- copies -------------------------------------------------------------------------------
 
     def clone(self) -> SamplerChain:
         """A copy with the same state, which goes its own way from here (llama_sampler_clone)."""
         copy = SamplerChain(self._model)
+        copy._seed = self._seed
         for part in self._parts:
             copy._take(part.label, part.parameters, self._cloned(part), part.sampler)
         return copy
@@ -288,6 +382,8 @@ class SamplerChain(Owner):
         Samplers that were given by name and take a `seed` are made anew; the others are cloned.
         """
         copy = SamplerChain(self._model)
+        if seed is None:
+            seed = copy._seed
         for part in self._parts:
             if part.sampler is not None and _takes_seed(part.sampler.create):
                 copy.add(part.label, **{**part.parameters, "seed": seed})
@@ -303,13 +399,14 @@ class SamplerChain(Owner):
             _ = self._handle.pointer
             pointer = self._lib.llamacffi_sampler_clone(part.pointer, self._error)
             self._library.check(self._error, f"Cloning {part}")
-            return NativeNode(self._model.vocab, pointer, part.n_keep)
+            trigger = None if part.trigger is None else part.trigger.clone()
+            return NativeNode(self._model.vocab, pointer, part.n_keep, trigger)
 
     @property
     def seed(self) -> int:
-        """The seed in use, also where it was drawn at random (llama_sampler_get_seed)."""
-        with self._handle.lock:
-            return int(self._lib.llama_sampler_get_seed(self._handle.pointer))
+        """The seed that its samplers were given last, or the random one that they share."""
+        _ = self._handle.pointer  # refuses a closed chain
+        return self._seed
 
 
 def _destroyer(lib: Any, grammars: list[Any]) -> Callable[[Any], None]:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from llamacffi.backends import AUTO, choose
-from llamacffi.errors import GrammarError, ParameterError, SchemaError
+from llamacffi.errors import GrammarError, SchemaError
 from llamacffi.native.library import Library
 from llamacffi.sampling.grammar_check import check_grammar
 from llamacffi.sampling.sampler import NativeNode
 from llamacffi.sampling.schema_source import schema_of
-from llamacffi.vocab import Vocab, check_tokens
+from llamacffi.sampling.trigger import Trigger
+from llamacffi.vocab import Vocab
 
 __all__ = ["Grammar", "grammar", "json_schema"]
 
@@ -23,7 +24,6 @@ MAX_FILE_BYTES = 4 * 2**20
 # Upstream's strings allow a lone "\\ud83d", which is no character. Real ones come unescaped anyway.
 _ANY_ESCAPE = '"u" [0-9a-fA-F]{4}'
 _NO_SURROGATE = '"u" ([0-9a-cA-CefEF] [0-9a-fA-F]{3} | [dD] [0-7] [0-9a-fA-F]{2})'
-_SPECIAL = re.compile(r"[.^$|()*+?\[\]{}\\]")  # what means something in an ECMAScript pattern
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Grammar:
     Attributes:
         text: The rules.
         root: The rule to start from.
-        trigger_patterns: Regular expressions (ECMAScript). With a trigger the grammar is lazy: the
+        trigger_patterns: Regular expressions. With a trigger the grammar is lazy: the
             text is free until one of the triggers comes, and is held to the grammar from there on
             (from the pattern's first group, if it has one).
         trigger_words: The same, as plain text.
@@ -60,10 +60,12 @@ class Grammar:
             GrammarError: It is too large, or no UTF-8.
         """
         path = Path(file)
-        if path.stat().st_size > MAX_FILE_BYTES:
+        with path.open("rb") as opened:
+            text = opened.read(MAX_FILE_BYTES + 1)
+        if len(text) > MAX_FILE_BYTES:
             raise GrammarError(f"{path} has more than {MAX_FILE_BYTES} bytes: is it a grammar?")
         try:
-            return cls(path.read_text(encoding="utf-8"), root)
+            return cls(text.decode("utf-8-sig"), root)
         except UnicodeDecodeError as error:
             raise GrammarError(f"{path} is no UTF-8 text: {error}.") from None
 
@@ -93,26 +95,26 @@ def grammar(
     if isinstance(grammar, os.PathLike):
         grammar = Grammar.from_file(grammar, root)
     if not isinstance(grammar, Grammar):
-        if not isinstance(grammar, str):
-            raise GrammarError(
-                f"A grammar is GBNF text, a path or a Grammar, not {type(grammar).__name__}."
-            )
         grammar = Grammar(grammar, root)
-    patterns = [*grammar.trigger_patterns, *trigger_patterns]
-    words = (*grammar.trigger_words, *trigger_words)
-    patterns += [_SPECIAL.sub(r"\\\g<0>", word) for word in words]
-    tokens = check_tokens([*grammar.trigger_tokens, *trigger_tokens], vocab.n_tokens)
-    return _node(vocab, grammar, patterns, tokens)
+    patterns, words = trigger_patterns, trigger_words
+    if not isinstance(patterns, str) and not isinstance(words, str):  # else Trigger refuses them
+        patterns = [*grammar.trigger_patterns, *patterns]
+        words = [*grammar.trigger_words, *words]
+    tokens = [*grammar.trigger_tokens, *trigger_tokens]
+    lazy = bool(patterns or words or tokens)
+    return _node(vocab, grammar, Trigger(vocab, patterns, words, tokens) if lazy else None)
 
 
 def json_schema(vocab: Vocab, json_schema: Any) -> NativeNode:
     """Allow only JSON texts that follow a schema, by a grammar made of it."""
-    return _node(vocab, Grammar(_converted(vocab._library, json_schema)), [], [])
+    return _node(vocab, Grammar(_converted(vocab._library, json_schema)))
 
 
-def _node(vocab: Vocab, rules: Grammar, patterns: list[str], tokens: list[int]) -> NativeNode:
-    library, ffi, lib = vocab._library, vocab._ffi, vocab._lib
+def _node(vocab: Vocab, rules: Grammar, trigger: Trigger | None = None) -> NativeNode:
+    library, lib = vocab._library, vocab._lib
     check_grammar(rules.text)
+    if not isinstance(rules.root, str) or not re.fullmatch("[a-zA-Z0-9-]+", rules.root):
+        raise GrammarError(f"root={rules.root!r}: give the name of a rule.")
     text, root = rules.text.encode(), rules.root.encode()
     error = library.new_error()
     with vocab._handle.lock:
@@ -121,25 +123,18 @@ def _node(vocab: Vocab, rules: Grammar, patterns: list[str], tokens: list[int]) 
         if place >= 0:
             message = library.message(error)
             raise GrammarError(f"The grammar is wrong {_spot(text, place)}: {message}.")
-        keep = [ffi.new("char[]", pattern.encode()) for pattern in patterns]
-        array = ffi.new("char *[]", keep)
-        node = lib.llamacffi_sampler_init_grammar(
-            pointer, text, root, array, len(keep), tokens, len(tokens), error
-        )
+        node = lib.llamacffi_sampler_init_grammar(pointer, text, root, error)
         library.log.drain()
-        if not node and keep and error.kind:
-            raise ParameterError(f"trigger_patterns={patterns}: {library.message(error)}.")
         if not node:
             raise GrammarError(f"The grammar cannot be used: {library.message(error)}.")
-        return NativeNode(vocab, node)
+        return NativeNode(vocab, node, trigger=trigger)
 
 
 def _spot(text: bytes, place: int) -> str:
-    before = text[:place].decode("utf-8", "replace")
+    before = re.split("\r\n|\r|\n", text[:place].decode("utf-8", "replace"))
     rest = text[place : place + 120].decode("utf-8", "ignore").splitlines()
-    line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
     near = f", near {rest[0][:40]!r}" if rest and rest[0] else ", at its end"
-    return f"in line {line}, column {column}{near}"
+    return f"in line {len(before)}, column {len(before[-1]) + 1}{near}"
 
 
 def _converted(library: Library, schema: Any) -> str:

@@ -115,38 +115,41 @@ class SamplingParams:
             InvalidTokenError: logit_bias names a token outside the vocabulary.
             PluginError: No such engine is installed.
         """
+        for name, value in vars(self).items():
+            if isinstance(value, float) and math.isnan(value):
+                raise ParameterError(f"{name}={value}: choose a number.")
         if self.mirostat_mode not in (0, 1, 2):
             raise ParameterError(f"mirostat_mode={self.mirostat_mode}: choose 0, 1 or 2.")
         chain = SamplerChain(model, self.processors)
         if self.logit_bias:
             chain.add(
                 "logit_bias",
-                bias={
-                    token: -math.inf if value is False else value
-                    for token, value in self.logit_bias.items()
-                },
+                bias={token: _bias(value) for token, value in self.logit_bias.items()},
             )
         self._hold(chain)
-        greedy = self.temperature <= 0  # not so for NaN, which the temperature sampler refuses
-        if self.mirostat_mode and not greedy:
-            return self._mirostat(chain)
-        steps = self._steps()
-        for name in self.samplers:
-            name = _UPSTREAM_NAMES.get(name, name)
-            if name not in steps:
-                raise ParameterError(f"samplers: {name!r} is none of {', '.join(steps)}.")
-            if not greedy or name in ("penalties", "dry"):
-                self._add_step(chain, name, steps[name])
+        greedy = self.temperature <= 0
+        unknown = [name for name in self._order() if name not in _STEPS]
+        if unknown:
+            raise ParameterError(f"samplers: {unknown[0]!r} is none of {', '.join(_STEPS)}.")
+        wanted = self._order()
+        if greedy:
+            wanted = [name for name in wanted if name in ("penalties", "dry")]
+        elif self.mirostat_mode:
+            wanted = ["penalties", "dry", "temperature"]
+        for name in wanted:
+            if self._does_something(name):
+                self._add(chain, name, _STEPS[name])
         if greedy:
             return chain.add("greedy")
+        if self.mirostat_mode:
+            name = "mirostat" if self.mirostat_mode == 1 else "mirostat_v2"
+            return self._add(chain, name, _MIROSTAT)
         if self.adaptive_target >= 0:
-            return chain.add(
-                "adaptive_p",
-                target=self.adaptive_target,
-                decay=self.adaptive_decay,
-                seed=self.seed,
-            )
-        return chain.add("dist", seed=self.seed)
+            return self._add(chain, "adaptive_p", _ADAPTIVE)
+        return self._add(chain, "dist", {"seed": "seed"})
+
+    def _order(self) -> list[str]:
+        return [_UPSTREAM_NAMES.get(name, name) for name in self.samplers]
 
     def _hold(self, chain: SamplerChain) -> None:
         if self.grammar is not None:
@@ -156,59 +159,81 @@ class SamplingParams:
             if value is not None:
                 hold_to(chain, form, value, self.structured_engine)
 
-    def _mirostat(self, chain: SamplerChain) -> SamplerChain:
-        steps = self._steps()
-        for name in ("penalties", "dry", "temperature"):
-            self._add_step(chain, name, steps[name])
-        name = "mirostat" if self.mirostat_mode == 1 else "mirostat_v2"
-        return chain.add(name, tau=self.mirostat_tau, eta=self.mirostat_eta, seed=self.seed)
-
-    def _add_step(self, chain: SamplerChain, name: str, step: tuple[bool, dict[str, Any]]) -> None:
-        needed, parameters = step
-        if needed:
-            chain.add(name, **parameters)
-
-    def _steps(self) -> dict[str, tuple[bool, dict[str, Any]]]:
-        """Each sampler that an order may name: whether it does anything, and its parameters."""
-        keep = {"min_keep": self.min_keep} if self.min_keep else {}
-        dynamic = {"delta": self.dynatemp_range, "exponent": self.dynatemp_exponent}
-        return {
-            "penalties": (
-                (self.repeat_penalty, self.frequency_penalty, self.presence_penalty) != (1, 0, 0),
-                {
-                    "last_n": self.penalty_last_n,
-                    "repeat": self.repeat_penalty,
-                    "frequency": self.frequency_penalty,
-                    "presence": self.presence_penalty,
-                },
-            ),
-            "dry": (
-                self.dry_multiplier != 0,
-                {
-                    "multiplier": self.dry_multiplier,
-                    "base": self.dry_base,
-                    "allowed_length": self.dry_allowed_length,
-                    "last_n": self.dry_penalty_last_n,
-                    "breakers": self.dry_sequence_breakers,
-                },
-            ),
-            "top_n_sigma": (self.top_n_sigma > 0, {"n": self.top_n_sigma}),
-            "top_k": (self.top_k > 0, {"k": self.top_k}),
-            "typical": (self.typical_p != 1, {"p": self.typical_p, **keep}),
-            "top_p": (self.top_p != 1, {"p": self.top_p, **keep}),
-            "min_p": (self.min_p != 0, {"p": self.min_p, **keep}),
-            "xtc": (
-                self.xtc_probability != 0,
-                {
-                    "probability": self.xtc_probability,
-                    "threshold": self.xtc_threshold,
-                    **keep,
-                    "seed": self.seed,
-                },
-            ),
-            "temperature": (
-                True,
-                {"temperature": self.temperature, **(dynamic if self.dynatemp_range else {})},
-            ),
-            "infill": (True, {}),
+    def _does_something(self, name: str) -> bool:
+        """Whether a sampler's parameters are not neutral."""
+        penalties = (self.repeat_penalty, self.frequency_penalty, self.presence_penalty)
+        neutral = {
+            "penalties": penalties == (1, 0, 0),
+            "dry": self.dry_multiplier == 0,
+            "top_n_sigma": self.top_n_sigma <= 0,
+            "top_k": self.top_k <= 0,
+            "typical": self.typical_p == 1,
+            "top_p": self.top_p == 1,
+            "min_p": self.min_p == 0,
+            "xtc": self.xtc_probability == 0,
         }
+        return not neutral.get(name, False)
+
+    def _add(self, chain: SamplerChain, sampler: str, names: Mapping[str, str]) -> SamplerChain:
+        """Add a sampler; names: its parameters, and the fields that have their values."""
+        default = SamplingParams()
+        values = {
+            parameter: getattr(self, name)
+            for parameter, name in names.items()
+            if name not in _OPTIONAL or getattr(self, name) != getattr(default, name)
+        }
+        try:
+            return chain.add(sampler, **values)
+        except ParameterError as error:
+            parameter, _, rest = str(error).partition("=")
+            if parameter not in names:
+                raise
+            raise ParameterError(f"{names[parameter]}={rest}") from None
+
+
+_STEPS: dict[str, dict[str, str]] = {
+    "penalties": {
+        "last_n": "penalty_last_n",
+        "repeat": "repeat_penalty",
+        "frequency": "frequency_penalty",
+        "presence": "presence_penalty",
+    },
+    "dry": {
+        "multiplier": "dry_multiplier",
+        "base": "dry_base",
+        "allowed_length": "dry_allowed_length",
+        "last_n": "dry_penalty_last_n",
+        "breakers": "dry_sequence_breakers",
+    },
+    "top_n_sigma": {"n": "top_n_sigma"},
+    "top_k": {"k": "top_k"},
+    "typical": {"p": "typical_p", "min_keep": "min_keep"},
+    "top_p": {"p": "top_p", "min_keep": "min_keep"},
+    "min_p": {"p": "min_p", "min_keep": "min_keep"},
+    "xtc": {
+        "probability": "xtc_probability",
+        "threshold": "xtc_threshold",
+        "min_keep": "min_keep",
+        "seed": "seed",
+    },
+    "temperature": {
+        "temperature": "temperature",
+        "delta": "dynatemp_range",
+        "exponent": "dynatemp_exponent",
+    },
+    "infill": {},
+}
+_MIROSTAT = {"tau": "mirostat_tau", "eta": "mirostat_eta", "seed": "seed"}
+_ADAPTIVE = {"target": "adaptive_target", "decay": "adaptive_decay", "seed": "seed"}
+# Left out of a printed chain where they are at their defaults.
+_OPTIONAL = ("min_keep", "dynatemp_range", "dynatemp_exponent")
+
+
+def _bias(value: object) -> float:
+    """A bias; False is llama-server's "never"."""
+    if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
+        if not value:
+            return -math.inf
+    elif isinstance(value, int | float) or hasattr(value, "__float__"):
+        return float(value)
+    raise ParameterError(f"logit_bias has {value!r}: give a number, or False for never.")

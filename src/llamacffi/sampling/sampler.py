@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llamacffi.native.handle import Handle
+from llamacffi.sampling.trigger import Trigger
 from llamacffi.vocab import Vocab
 
 __all__ = ["NativeNode", "Sampler"]
@@ -43,11 +44,16 @@ class NativeNode:
         pointer: What a `llama_sampler_init_*` function returned; not NULL.
         n_keep: How many of the best candidates it looks at, where it does not look at all of
             them. Beside a grammar, only as many are then checked. 0 for all.
+        trigger: For a grammar that is to wait for it.
     """
 
-    def __init__(self, vocab: Vocab, pointer: Any, n_keep: int = 0) -> None:
+    def __init__(
+        self, vocab: Vocab, pointer: Any, n_keep: int = 0, trigger: Trigger | None = None
+    ) -> None:
         library = vocab._library
+        self.vocab = vocab
         self.n_keep = n_keep
+        self.trigger = trigger
         self._handle = Handle(
             "sampler", pointer, library.lib.llama_sampler_free, parent=vocab._handle
         )

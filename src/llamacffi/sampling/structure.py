@@ -93,7 +93,7 @@ def schema_of_response_format(response_format: Mapping[str, Any] | None) -> Any:
         return {"type": "object"} if schema is None else schema
     if kind == "json_schema":
         described = response_format.get("json_schema")
-        if isinstance(described, Mapping) and "schema" in described:
+        if isinstance(described, Mapping) and described.get("schema") is not None:
             return described["schema"]
         raise ParameterError(
             "response_format of type json_schema needs {'json_schema': {'name': ..., 'schema': "
