@@ -46,7 +46,7 @@ def feature(job: dict[str, Any]) -> None:
         nothing = llama_cpp.LogitsProcessorList([lambda _tokens, logits: logits])
         other = lambda: timing.rate(llm, prompt, tokens, logits_processor=nothing)  # noqa: E731
     else:
-        prompt = timing.EDIT
+        prompt, tokens = timing.EDIT, 120
         drafting = llama_cpp.Llama(**settings, draft_model=LlamaPromptLookupDecoding())
         other = lambda: timing.rate(drafting, prompt, tokens)  # noqa: E731
     timing.compare(lambda: timing.rate(llm, prompt, tokens), other, job["repetitions"])

@@ -47,7 +47,7 @@ def feature(llm: llamacffi.Llama, kind: str, repetitions: int) -> None:
     """The rate with a feature by the rate without."""
     prompt, tokens = timing.DESCRIBE, 100
     if kind == "lookup":
-        prompt = timing.EDIT
+        prompt, tokens = timing.EDIT, 120
         drafting = llamacffi.Llama(**timing.settings(job), draft_model=llamacffi.PromptLookup())
         others = {"lookup": lambda: timing.rate(drafting, prompt, tokens)}
     else:

@@ -126,14 +126,15 @@ SCHEMA = {
     "additionalProperties": False,
 }  # fmt: skip
 DESCRIBE = "Jean lives in Lyon and is a teacher. His record as JSON:\n"
+# Repeat a text with one change, shown by an example: small models follow that better than words.
 STORY = (
     "Tom went to the market on Monday. He bought three apples, two pears and a loaf of bread. On "
     "the way home he met his old friend Anna, who was carrying a basket of eggs. They talked about "
-    "the weather and about the harvest. Then Tom said goodbye and walked home along the river."
+    "the weather and about the harvest. Then Tom said goodbye and walked home along the river. The "
+    "next morning he got up early and made breakfast for his sister. She wanted to see the "
+    "mountains, so they took the train at nine. In the valley it was still cold, and the grass was "
+    "wet. In the evening they were tired and happy, and went to bed before ten.\n\n"
 )
-EDIT = (
-    "<|im_start|>user\nRepeat this text exactly but change the name Tom to Bob.\n\n"
-    f"Text: {STORY}<|im_end|>\n<|im_start|>assistant\n"
-)
+EDIT = STORY + STORY.replace("apples", "plums") + STORY.replace("apples", "lemons")[:60]
 
 SHARED = {"generate": generate, "first_token": first_token, "start": start, "memory": memory}

@@ -30,8 +30,9 @@ __all__ = ["Decoding"]
 
 OUTPUTS = {"none": 0, "last": 1, "all": 2}  # LLAMACFFI_OUTPUT_*
 NO_SLOT, ABORTED, INVALID_BATCH = 1, 2, -1  # what llama_decode returns
-# Below this many tokens a call is over before anybody could press Ctrl-C.
-INTERRUPTIBLE_TOKENS = 8
+# Below this many tokens, those of a draft among them, a call takes no longer than a few single
+# tokens. A worker thread would cost some milliseconds: it upsets where the other threads run.
+INTERRUPTIBLE_TOKENS = 40
 
 
 class Decoding:

@@ -24,6 +24,7 @@ __all__ = ["DraftModel", "PromptLookup"]
 # With the token before it, a multiple of four, as is 2n+1 of it: ggml's CPU kernels compute four
 # rows in little more time than two.
 FIRST_DRAFT = 3
+CHANGED_TOKENS = 4  # how far a copy may go astray before it counts as lost
 
 
 class PromptLookup:
@@ -59,14 +60,19 @@ class PromptLookup:
         self._count = FIRST_DRAFT
         self._needed = min_ngram_size
         self._last: tuple[int, Sequence[int]] = (0, ())  # where the last proposal began, and it
+        self._source = 0  # where it was taken from
+        self._resume: int | None = None  # where the text that was copied goes on
 
     def __call__(self, tokens: NDArray[np.intc], /) -> Sequence[int]:
         """The proposal."""
         self._learn(tokens)
-        start = self._find(tokens)
+        start = self._find_near(tokens)
+        if start is None:
+            start = self._find(tokens)
         proposal: list[int] = []
         if start is not None:
             proposal = tokens[start : start + min(self._count, self._most)].tolist()
+            self._source, self._resume = start, None
         self._last = (tokens.size, proposal)
         return proposal
 
@@ -77,11 +83,29 @@ class PromptLookup:
         came = tokens[start : start + len(proposal)].tolist()
         wrong = (i for i, token in enumerate(proposal) if came[i : i + 1] != [token])
         right = next(wrong, len(proposal))
-        self._count = 2 * self._count + 1 if right == len(proposal) else FIRST_DRAFT
+        if right == len(proposal):
+            self._count = 2 * self._count + 1
+        elif right >= 2 * self._needed:  # a change in a copy: it may well go on
+            self._count = max(FIRST_DRAFT, self._count // 2)
+            self._resume = self._source + right
+        else:
+            self._count = FIRST_DRAFT
         if 2 * right >= len(proposal):
             self._needed = self._min_ngram
         else:
             self._needed = min(self._needed + 1, self._max_ngram)
+
+    def _find_near(self, tokens: NDArray[np.intc]) -> int | None:
+        """Where a copy goes on after a change: a token inserted, left out or replaced."""
+        if self._resume is None:
+            return None
+        near: list[int] = tokens[self._resume : self._resume + CHANGED_TOKENS].tolist()
+        last = int(tokens[-1])
+        if self._resume < tokens.size - CHANGED_TOKENS and last in near:
+            return self._resume + near.index(last) + 1
+        if tokens.size - self._last[0] > CHANGED_TOKENS:
+            self._resume = None
+        return None
 
     def _find(self, tokens: NDArray[np.intc]) -> int | None:
         """Behind the place where the last tokens stood before."""

@@ -172,6 +172,10 @@ class Generation:
             len(self.prompt), self.n_generated, self.n_cached, self.n_accepted, self.n_rejected
         )
 
+    def is_end(self, token: int) -> bool:
+        """Whether a token ends the text."""
+        return token in self._stop_tokens or self._vocab.is_eog(token)
+
     def advance(self, context: Context, index: int = -1) -> Step:
         """Pick the next token from an output of the last decode and see what it means.
 
@@ -194,7 +198,7 @@ class Generation:
         logprobs = None
         if logits is not None and self._logprobs is not None:
             logprobs = token_logprobs(logits, token, self._logprobs)
-        if token in self._stop_tokens or self._vocab.is_eog(token):
+        if self.is_end(token):
             return self._finish(token, "stop", "", None)
         self.history.tokens.append(token)
         text = self._decoder.push(token)
@@ -332,11 +336,13 @@ def run_drafted(
 def _proposal(drafter: Drafter, generation: Generation, room: int) -> list[int]:
     proposed = drafter(generation.history.array())
     try:
-        return check_tokens(list(proposed)[:room], generation.n_vocab)
+        tokens = check_tokens(list(proposed)[:room], generation.n_vocab)
     except (TypeError, ValueError) as error:
         raise ParameterError(
             f"The draft model proposed {proposed!r:.80}: {error} It must return token ids."
         ) from None
+    ends = (place for place, token in enumerate(tokens, 1) if generation.is_end(token))
+    return tokens[: next(ends, len(tokens))]  # what comes behind the end would be in vain
 
 
 def draft_room(context: Context) -> int:

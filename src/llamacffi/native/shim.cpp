@@ -137,7 +137,7 @@ const llamacffi_layout_row layout_rows[] = {
     FIELD(llamacffi_progress, value)
     FIELD(llamacffi_progress, cancel)
     STRUCT(llamacffi_selection)
-    FIELD(llamacffi_selection, n_keep)
+    FIELD(llamacffi_selection, accept)
 };
 
 }  // namespace

@@ -126,9 +126,10 @@ struct llamacffi_selection {
     int32_t n_grammars;
     int32_t n_wide; /* leading nodes of the chain that must see every candidate */
     int32_t n_keep; /* best candidates that suffice for the nodes after those; 0 for all */
+    int32_t accept; /* whether the picked token is accepted, too */
 };
 
-/* Picks a token by llama_sampler_sample's rules and accepts it. The grammars are asked about the
+/* Picks a token by llama_sampler_sample's rules, and accepts it if wanted. The grammars are asked about the
  * picked token first, and about others only if they refuse it (as common_sampler_sample does).
  * LLAMA_TOKEN_NULL without an error: every token is at -inf, or refused by a grammar. */
 LLAMACFFI_API llama_token llamacffi_sample(

