@@ -135,6 +135,6 @@ STORY = (
     "mountains, so they took the train at nine. In the valley it was still cold, and the grass was "
     "wet. In the evening they were tired and happy, and went to bed before ten.\n\n"
 )
-EDIT = STORY + STORY.replace("apples", "plums") + STORY.replace("apples", "lemons")[:60]
+EDIT = STORY + STORY.replace("apples", "plums") + STORY.replace("apples", "lemons").split(",")[0]
 
 SHARED = {"generate": generate, "first_token": first_token, "start": start, "memory": memory}

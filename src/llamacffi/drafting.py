@@ -57,21 +57,30 @@ class PromptLookup:
         self._most = num_pred_tokens
         self._max_ngram = max_ngram_size
         self._min_ngram = min_ngram_size
+        self._forget()
+
+    def _forget(self) -> None:
+        """What was learnt of another text."""
         self._count = FIRST_DRAFT
-        self._needed = min_ngram_size
+        self._needed = self._min_ngram
         self._last: tuple[int, Sequence[int]] = (0, ())  # where the last proposal began, and it
         self._source = 0  # where it was taken from
         self._resume: int | None = None  # where the text that was copied goes on
 
     def __call__(self, tokens: NDArray[np.intc], /) -> Sequence[int]:
         """The proposal."""
+        if tokens.size <= self._last[0]:
+            self._forget()
         self._learn(tokens)
         start = self._find_near(tokens)
         if start is None:
             start = self._find(tokens)
         proposal: list[int] = []
         if start is not None:
-            proposal = tokens[start : start + min(self._count, self._most)].tolist()
+            known = tokens[start : start + min(self._count, self._most)].tolist()
+            # A text that repeats itself goes on with what is proposed here.
+            rounds = -(-min(self._count, self._most) // len(known))
+            proposal = (known * rounds)[: min(self._count, self._most)]
             self._source, self._resume = start, None
         self._last = (tokens.size, proposal)
         return proposal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["TokenLogprobs", "token_logprobs"]
+
+BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,42 @@ def token_logprobs(logits: NDArray[np.float32], token: int, count: int) -> Token
         return TokenLogprobs(token, -np.inf, tuple((i, -np.inf) for i in range(count)))
     # Summed in double precision: 100,000 terms in single precision lose four digits. The largest is
     # subtracted first, in double precision too where it is added again: it may be huge.
+    scratch = _scratch_of(logits.size)
     with np.errstate(over="ignore"):
-        total = np.log(np.exp(logits - highest).sum(dtype=np.float64))
+        np.exp(np.subtract(logits, highest, out=scratch), out=scratch)
+    total = np.log(scratch.sum(dtype=np.float64))
 
     def value(index: int) -> float:
         return float(np.float64(logits[index]) - np.float64(highest) - total)
 
-    # argpartition finds the best in one pass; only those few are then sorted.
-    best = np.argpartition(logits, -count)[-count:] if count else np.array([], int)
-    ordered = sorted(((int(i), value(i)) for i in best), key=lambda pair: -pair[1])
-    return TokenLogprobs(token, value(token), tuple(ordered))
+    best = sorted(_highest(logits, count), key=lambda index: -logits[index])
+    return TokenLogprobs(token, value(token), tuple((index, value(index)) for index in best))
+
+
+def _highest(logits: NDArray[np.float32], count: int) -> list[int]:
+    """The places of the `count` largest, in one pass and without an array of all places."""
+    import numpy as np
+
+    if not count:
+        return []
+    # The k largest are not below the k-th largest of the blocks' maxima.
+    starts = np.arange(0, logits.size, BLOCK)
+    if count >= starts.size:
+        return np.argpartition(logits, -count)[-count:].tolist()  # type: ignore[no-any-return]
+    maxima = np.maximum.reduceat(logits, starts)
+    limit = np.partition(maxima, -count)[-count]
+    few = np.flatnonzero(logits >= limit)
+    return few[np.argsort(-logits[few], kind="stable")[:count]].tolist()  # type: ignore[no-any-return]
+
+
+def _scratch_of(size: int) -> NDArray[np.float32]:
+    """Kept from token to token: a fresh one costs more in page faults than the sums take."""
+    import numpy as np
+
+    kept: NDArray[np.float32] | None = getattr(_kept, "scratch", None)
+    if kept is None or kept.size != size:
+        kept = _kept.scratch = np.empty(size, np.float32)
+    return kept
+
+
+_kept = threading.local()
