@@ -396,10 +396,29 @@ def test_a_lookup_proposes_what_came_before(
     for size in range(1, len(tokens) + 1):
         known = tokens[:size]
         proposal = list(lookup(np.array(known, dtype=np.intc)))
-        tail = known[-fewest:]
-        places = [at for at in range(fewest, size) if known[at - fewest : at] == tail]
+        # What stands behind another place of the last token, repeated if that is too short.
+        places = [at for at in range(1, size) if known[at - 1] == known[-1]]
         assert len(proposal) <= most
-        assert not proposal or any(known[at : at + len(proposal)] == proposal for at in places)
+        followers = [(known[at:] * most)[: len(proposal)] for at in places]
+        assert not proposal or proposal in followers
+
+
+def test_a_lookup_needs_as_many_tokens_as_it_was_told() -> None:
+    tokens = [1, 2, 3, 9, 2, 3]
+    assert list(PromptLookup(2, 4, 2)(np.array(tokens, dtype=np.intc))) == [9, 2]
+    assert list(PromptLookup(2, 4, 3)(np.array(tokens, dtype=np.intc))) == []
+
+
+def test_a_lookup_goes_on_behind_a_change_and_forgets_with_the_text() -> None:
+    lookup = PromptLookup(7, 3, 3)
+    source = list(range(10, 40))
+    copied = [*source, 1, 10, 11, 12]
+    assert list(lookup(np.array(copied, dtype=np.intc))) == [13, 14, 15]
+    copied += [13, 14, 15, 16]
+    assert list(lookup(np.array(copied, dtype=np.intc))) == [17, 18, 19, 20, 21, 22, 23]
+    copied += [17, 18, 19, 20, 21, 22, 5, 24]  # 5 in the place of 23
+    assert list(lookup(np.array(copied, dtype=np.intc))) == [25, 26, 27]
+    assert list(lookup(np.array([7, 8, 7], dtype=np.intc))) == []
 
 
 def test_a_lookup_prefers_the_longer_and_the_later_match() -> None:
