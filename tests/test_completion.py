@@ -13,45 +13,12 @@ import pytest
 
 from llamacffi import Llama, SamplingParams
 from llamacffi.errors import LlamaCffiError, ParameterError, SamplingError, UnsupportedError
+from tests.completions import PROMPT, complete, joined, stream, text_of
 from tests.conftest import N_THREADS
 from tests.tiny_models import write_model
 
-PROMPT = "The capital of France is"
-GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 6}
 RANDOM: dict[str, Any] = {"temperature": 1.5, "max_tokens": 6, "ignore_eos": True}
 MULTI_BYTE = "é東🧑🏽x"
-
-
-def complete(llama: Llama, prompt: Any = PROMPT, **parameters: Any) -> dict[str, Any]:
-    result = llama.create_completion(prompt, **{**GREEDY, **parameters})
-    assert isinstance(result, dict)
-    return result
-
-
-def stream(llama: Llama, prompt: Any = PROMPT, **parameters: Any) -> Iterator[dict[str, Any]]:
-    result = llama.create_completion(prompt, **{**GREEDY, **parameters}, stream=True)
-    assert not isinstance(result, dict)
-    return result
-
-
-def text_of(result: dict[str, Any]) -> str:
-    return str(result["choices"][0]["text"])
-
-
-def joined(chunks: Iterator[dict[str, Any]], index: int = 0) -> dict[str, Any]:
-    """A stream's pieces of one choice, put together again."""
-    whole: dict[str, Any] = {"text": "", "index": index, "logprobs": None, "finish_reason": None}
-    for chunk in chunks:
-        (piece,) = chunk["choices"]
-        if piece["index"] != index:
-            continue
-        assert whole["finish_reason"] is None, "something came after the end"
-        whole["text"] += piece["text"]
-        whole["finish_reason"] = piece["finish_reason"]
-        for key, values in (piece["logprobs"] or {}).items():
-            whole["logprobs"] = whole["logprobs"] or {}
-            whole["logprobs"].setdefault(key, []).extend(values)
-    return whole
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +27,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Llama]:
     path = write_model(tmp_path_factory.mktemp("completion") / "tiny.gguf")
     with Llama(path, backend="cpu", n_ctx=256, n_threads=1) as made:
         yield made
-
-
-# -- log probabilities ----------------------------------------------------------------------------
-
-
-# -- the prompt's own -----------------------------------------------------------------------------
 
 
 # -- several answers ------------------------------------------------------------------------------

@@ -25,27 +25,10 @@ from llamacffi.errors import (
     ParameterError,
     UnsupportedError,
 )
+from tests.completions import PROMPT, complete, stream, text_of
 from tests.tiny_models import write_lora, write_model
 
-PROMPT = "The capital of France is"
-GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 6}
 CHUNK_KEYS = {"id", "object", "created", "model", "choices"}
-
-
-def complete(llama: Llama, prompt: Any = PROMPT, **parameters: Any) -> dict[str, Any]:
-    result = llama.create_completion(prompt, **{**GREEDY, **parameters})
-    assert isinstance(result, dict)
-    return result
-
-
-def stream(llama: Llama, prompt: Any = PROMPT, **parameters: Any) -> Iterator[dict[str, Any]]:
-    result = llama.create_completion(prompt, **{**GREEDY, **parameters}, stream=True)
-    assert not isinstance(result, dict)
-    return result
-
-
-def text_of(result: dict[str, Any]) -> str:
-    return str(result["choices"][0]["text"])
 
 
 @pytest.fixture(scope="module")

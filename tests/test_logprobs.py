@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from llamacffi import Context, Llama, Model
 from llamacffi.errors import ParameterError
 from llamacffi.logprobs import token_logprobs
+from tests.completions import PROMPT, complete, joined, stream
 from tests.tiny_models import write_model
 
 TOLERANCE = 1e-4
@@ -98,37 +99,7 @@ def test_everything_banned_is_defined() -> None:
 # -- in the shapes of completions ------------------------------------------------------------------
 
 
-PROMPT = "The capital of France is"
-GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 6}
 MULTI_BYTE = "é東🧑🏽x"
-
-
-def complete(llama: Llama, prompt: Any = PROMPT, **parameters: Any) -> dict[str, Any]:
-    result = llama.create_completion(prompt, **{**GREEDY, **parameters})
-    assert isinstance(result, dict)
-    return result
-
-
-def stream(llama: Llama, prompt: Any = PROMPT, **parameters: Any) -> Iterator[dict[str, Any]]:
-    result = llama.create_completion(prompt, **{**GREEDY, **parameters}, stream=True)
-    assert not isinstance(result, dict)
-    return result
-
-
-def joined(chunks: Iterator[dict[str, Any]], index: int = 0) -> dict[str, Any]:
-    """A stream's pieces of one choice, put together again."""
-    whole: dict[str, Any] = {"text": "", "index": index, "logprobs": None, "finish_reason": None}
-    for chunk in chunks:
-        (piece,) = chunk["choices"]
-        if piece["index"] != index:
-            continue
-        assert whole["finish_reason"] is None, "something came after the end"
-        whole["text"] += piece["text"]
-        whole["finish_reason"] = piece["finish_reason"]
-        for key, values in (piece["logprobs"] or {}).items():
-            whole["logprobs"] = whole["logprobs"] or {}
-            whole["logprobs"].setdefault(key, []).extend(values)
-    return whole
 
 
 @pytest.fixture(scope="module")

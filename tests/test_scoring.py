@@ -16,6 +16,7 @@ from llamacffi import Context, Llama, Model, SamplerChain, SamplingParams
 from llamacffi.errors import CancelledError, EmptyInputError, InvalidTokenError, UnsupportedError
 from llamacffi.generation import Generation, prepare, run
 from llamacffi.scoring import score_prompt
+from tests.completions import PROMPT, complete, joined, stream
 from tests.tiny_models import ARCHITECTURES, write_model
 
 TEXT = "The quick brown fox jumps over the lazy dog; é東🧑 says: it is 42 o'clock, and all is well."
@@ -224,38 +225,6 @@ def test_cancelled_in_between(model: Model, tokens: list[int], wanted: Any) -> N
 
 
 # -- of a completion -------------------------------------------------------------------------------
-
-
-PROMPT = "The capital of France is"
-GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 6}
-
-
-def complete(llama: Llama, prompt: Any = PROMPT, **parameters: Any) -> dict[str, Any]:
-    result = llama.create_completion(prompt, **{**GREEDY, **parameters})
-    assert isinstance(result, dict)
-    return result
-
-
-def stream(llama: Llama, prompt: Any = PROMPT, **parameters: Any) -> Iterator[dict[str, Any]]:
-    result = llama.create_completion(prompt, **{**GREEDY, **parameters}, stream=True)
-    assert not isinstance(result, dict)
-    return result
-
-
-def joined(chunks: Iterator[dict[str, Any]], index: int = 0) -> dict[str, Any]:
-    """A stream's pieces of one choice, put together again."""
-    whole: dict[str, Any] = {"text": "", "index": index, "logprobs": None, "finish_reason": None}
-    for chunk in chunks:
-        (piece,) = chunk["choices"]
-        if piece["index"] != index:
-            continue
-        assert whole["finish_reason"] is None, "something came after the end"
-        whole["text"] += piece["text"]
-        whole["finish_reason"] = piece["finish_reason"]
-        for key, values in (piece["logprobs"] or {}).items():
-            whole["logprobs"] = whole["logprobs"] or {}
-            whole["logprobs"].setdefault(key, []).extend(values)
-    return whole
 
 
 @pytest.mark.parametrize("streaming", [True, False])

@@ -36,20 +36,24 @@ def feature(job: dict[str, Any]) -> None:
     if job["kind"] == "logprobs":
         settings["logits_all"] = True  # or it refuses
     llm = llama_cpp.Llama(**settings)
-    prompt, tokens = timing.DESCRIBE, 100
+    prompt, tokens, more = timing.DESCRIBE, 100, {}
+    other, longest = llm, tokens
     if job["kind"] == "structured":
         rules = llama_cpp.LlamaGrammar.from_json_schema(json.dumps(timing.SCHEMA), verbose=False)
-        other = lambda: timing.rate(llm, prompt, 300, grammar=rules)  # noqa: E731
+        more, longest = {"grammar": rules}, 300
     elif job["kind"] == "logprobs":
-        other = lambda: timing.rate(llm, prompt, tokens, logprobs=5)  # noqa: E731
+        more = {"logprobs": 5}
     elif job["kind"] == "processor":
         nothing = llama_cpp.LogitsProcessorList([lambda _tokens, logits: logits])
-        other = lambda: timing.rate(llm, prompt, tokens, logits_processor=nothing)  # noqa: E731
+        more = {"logits_processor": nothing}
     else:
         prompt, tokens = timing.EDIT, 120
-        drafting = llama_cpp.Llama(**settings, draft_model=LlamaPromptLookupDecoding())
-        other = lambda: timing.rate(drafting, prompt, tokens)  # noqa: E731
-    timing.compare(lambda: timing.rate(llm, prompt, tokens), other, job["repetitions"])
+        other, longest = llama_cpp.Llama(**settings, draft_model=LlamaPromptLookupDecoding()), 120
+    timing.compare(
+        lambda: timing.rate(llm, prompt, tokens),
+        lambda: timing.rate(other, prompt, longest, **more),
+        job["repetitions"],
+    )
 
 
 job = timing.read_job()

@@ -14,7 +14,7 @@ from llamacffi.generation import Drafter, Generation, Step, check_fits, run, run
 from llamacffi.logprob_shapes import chat_logprobs, completion_logprobs
 from llamacffi.logprobs import TokenLogprobs
 from llamacffi.model import Model
-from llamacffi.sampling.params import SamplingParams
+from llamacffi.sampling.params import DEFAULTS, SamplingParams
 from llamacffi.sampling.seeds import RANDOM_SEED
 from llamacffi.sampling.structure import schema_of_response_format
 from llamacffi.turn import Turn
@@ -280,8 +280,7 @@ def _combined(sampling: SamplingParams | None, **arguments: Any) -> SamplingPara
     """The parameters, with those arguments in place that are not at their defaults."""
     if sampling is None:
         return SamplingParams(**arguments)
-    default = SamplingParams()
-    given = {k: value for k, value in arguments.items() if value != getattr(default, k)}
+    given = {k: value for k, value in arguments.items() if value != getattr(DEFAULTS, k)}
     return dataclasses.replace(sampling, **given)
 
 

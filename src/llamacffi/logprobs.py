@@ -67,11 +67,13 @@ def _highest(logits: NDArray[np.float32], count: int) -> list[int]:
     # The k largest are not below the k-th largest of the blocks' maxima.
     starts = np.arange(0, logits.size, BLOCK)
     if count >= starts.size:
-        return np.argpartition(logits, -count)[-count:].tolist()  # type: ignore[no-any-return]
+        few = np.argpartition(logits, -count)[-count:]
+        return [int(index) for index in few]
     maxima = np.maximum.reduceat(logits, starts)
     limit = np.partition(maxima, -count)[-count]
     few = np.flatnonzero(logits >= limit)
-    return few[np.argsort(-logits[few], kind="stable")[:count]].tolist()  # type: ignore[no-any-return]
+    best = few[np.argsort(-logits[few], kind="stable")[:count]]
+    return [int(index) for index in best]
 
 
 def _scratch_of(size: int) -> NDArray[np.float32]:

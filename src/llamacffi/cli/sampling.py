@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from llamacffi.sampling.params import SamplingParams
+from llamacffi.sampling.params import DEFAULTS, SamplingParams
 
 __all__ = ["sampling_options"]
 
@@ -44,7 +44,6 @@ _OPTIONS: tuple[tuple[str, tuple[str, ...], Any, str], ...] = (
 )
 
 
-_DEFAULTS = SamplingParams()
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -72,7 +71,7 @@ def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
             type=kind,
             help=text,
             show_default=True,
-            default=getattr(_DEFAULTS, name),
+            default=getattr(DEFAULTS, name),
         )
         for name, flags, kind, text in _OPTIONS
     ]

@@ -298,7 +298,7 @@ class SamplerChain(Owner):
         ids = history.array()
         for origin, processor in self._forbidding:
             with _named(origin):
-                if not processor.allows(ids, token):  # type: ignore[attr-defined]
+                if not processor.allows(ids, token):  # type: ignore[attr-defined]  # it has
                     return False
         return True
 

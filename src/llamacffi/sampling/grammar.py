@@ -12,7 +12,7 @@ from typing import Any
 from llamacffi.backends import AUTO, choose
 from llamacffi.errors import GrammarError, SchemaError
 from llamacffi.native.library import Library
-from llamacffi.sampling.grammar_check import check_grammar
+from llamacffi.sampling.grammar_check import MAX_BYTES, check_grammar
 from llamacffi.sampling.sampler import NativeNode
 from llamacffi.sampling.schema_source import schema_of
 from llamacffi.sampling.trigger import Trigger
@@ -20,7 +20,6 @@ from llamacffi.vocab import Vocab
 
 __all__ = ["Grammar", "grammar", "json_schema"]
 
-MAX_FILE_BYTES = 4 * 2**20
 # Upstream's strings allow a lone "\\ud83d", which is no character. Real ones come unescaped anyway.
 _ANY_ESCAPE = '"u" [0-9a-fA-F]{4}'
 _NO_SURROGATE = '"u" ([0-9a-cA-CefEF] [0-9a-fA-F]{3} | [dD] [0-7] [0-9a-fA-F]{2})'
@@ -61,9 +60,9 @@ class Grammar:
         """
         path = Path(file)
         with path.open("rb") as opened:
-            text = opened.read(MAX_FILE_BYTES + 1)
-        if len(text) > MAX_FILE_BYTES:
-            raise GrammarError(f"{path} has more than {MAX_FILE_BYTES} bytes: is it a grammar?")
+            text = opened.read(MAX_BYTES + 1)
+        if len(text) > MAX_BYTES:
+            raise GrammarError(f"{path} has more than {MAX_BYTES} bytes: is it a grammar?")
         try:
             return cls(text.decode("utf-8-sig"), root)
         except UnicodeDecodeError as error:

@@ -17,7 +17,7 @@ from llamacffi.sampling.structure import AUTO_ENGINE, FORMATS, hold_to
 if TYPE_CHECKING:
     from llamacffi.model import Model
 
-__all__ = ["DEFAULT_ORDER", "SamplingParams"]
+__all__ = ["DEFAULTS", "DEFAULT_ORDER", "SamplingParams"]
 
 # llama.cpp's default order of what shapes the distribution (common_params_sampling::samplers).
 DEFAULT_ORDER = (
@@ -128,10 +128,10 @@ class SamplingParams:
             )
         self._hold(chain)
         greedy = self.temperature <= 0
-        unknown = [name for name in self._order() if name not in _STEPS]
+        wanted = [_UPSTREAM_NAMES.get(name, name) for name in self.samplers]
+        unknown = [name for name in wanted if name not in _STEPS]
         if unknown:
             raise ParameterError(f"samplers: {unknown[0]!r} is none of {', '.join(_STEPS)}.")
-        wanted = self._order()
         if greedy:
             wanted = [name for name in wanted if name in ("penalties", "dry")]
         elif self.mirostat_mode:
@@ -147,9 +147,6 @@ class SamplingParams:
         if self.adaptive_target >= 0:
             return self._add(chain, "adaptive_p", _ADAPTIVE)
         return self._add(chain, "dist", {"seed": "seed"})
-
-    def _order(self) -> list[str]:
-        return [_UPSTREAM_NAMES.get(name, name) for name in self.samplers]
 
     def _hold(self, chain: SamplerChain) -> None:
         if self.grammar is not None:
@@ -176,11 +173,10 @@ class SamplingParams:
 
     def _add(self, chain: SamplerChain, sampler: str, names: Mapping[str, str]) -> SamplerChain:
         """Add a sampler; names: its parameters, and the fields that have their values."""
-        default = SamplingParams()
         values = {
             parameter: getattr(self, name)
             for parameter, name in names.items()
-            if name not in _OPTIONAL or getattr(self, name) != getattr(default, name)
+            if name not in _OPTIONAL or getattr(self, name) != getattr(DEFAULTS, name)
         }
         try:
             return chain.add(sampler, **values)
@@ -191,6 +187,7 @@ class SamplingParams:
             raise ParameterError(f"{names[parameter]}={rest}") from None
 
 
+DEFAULTS = SamplingParams()
 _STEPS: dict[str, dict[str, str]] = {
     "penalties": {
         "last_n": "penalty_last_n",

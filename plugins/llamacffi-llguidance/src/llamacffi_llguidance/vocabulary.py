@@ -48,7 +48,7 @@ class _Tokens:
     def __init__(self, vocab: Vocab) -> None:
         self._vocab = weakref.ref(vocab)
         every = range(vocab.n_tokens)
-        self.ends = [token for token in every if vocab.is_eog(token)]
+        self.ends = vocab.eog_tokens
         self.eos_token_id = self.ends[0] if self.ends else None
         self.tokens = [vocab.token_to_piece(token) for token in every]
         self.special_token_ids = [token for token in every if not self.tokens[token]]
