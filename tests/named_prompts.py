@@ -171,8 +171,9 @@ COMMAND_R_ACTIONS = (
     "<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>Write 'Action:' followed by a json-formatted list of "
     "actions that you want to perform in order to produce a good response to the user's last "
     "input. You can use any of the supplied tools any number of times, but you should aim to "
-    "execute the minimum number of necessary actions for the input. You should use the `directly-answer` "
-    "tool if calling the other tools is unnecessary. The list of actions you want to call should be "
+    "execute the minimum number of necessary actions for the input. You should use the "
+    "`directly-answer` tool if calling the other tools is unnecessary. The list of actions you "
+    "want to call should be "
     "formatted as a list of json objects, for example:\n```json\n[\n    {\n"
     '        "tool_name": title of the tool in the specification,\n'
     '        "parameters": a dict of parameters to input into the tool as they are defined in the '

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import functools
 import operator
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -281,6 +282,35 @@ class Vocab:
         with self._handle.lock:
             pointer, ends = self._present(), self._lib.llama_vocab_is_eog
             return [token for token in range(self.n_tokens) if ends(pointer, token)]
+
+    @functools.cached_property
+    def control_spellings(self) -> re.Pattern[str] | None:
+        """Matches, as group 1, what a control token is spelled like; None if there are none.
+
+        These are the tokens that `tokenize` reads with parse_special only. The pattern looks
+        ahead, so that overlapping spellings are found.
+        """
+        return self._spellings(
+            self._lib.LLAMA_TOKEN_ATTR_CONTROL | self._lib.LLAMA_TOKEN_ATTR_UNKNOWN
+        )
+
+    @functools.cached_property
+    def mark_spellings(self) -> re.Pattern[str] | None:
+        """As control_spellings, of the tokens that were added to the vocabulary as a whole and
+        that `tokenize` reads in any text, white space aside.
+        """
+        return self._spellings(self._lib.LLAMA_TOKEN_ATTR_USER_DEFINED)
+
+    def _spellings(self, attributes: int) -> re.Pattern[str] | None:
+        with self._handle.lock:
+            pointer, attributes_of = self._present(), self._lib.llama_vocab_get_attr
+            tokens = [t for t in range(self.n_tokens) if attributes_of(pointer, t) & attributes]
+        pieces = (self.token_to_piece(token, special=True) for token in tokens)
+        spelled = {piece.decode("utf-8", "ignore") for piece in pieces if piece.strip()}
+        if not spelled - {""}:
+            return None
+        longest_first = sorted(spelled - {""}, key=lambda text: (-len(text), text))
+        return re.compile(f"(?=({'|'.join(map(re.escape, longest_first))}))")
 
     def is_control(self, token: int) -> bool:
         """Whether the token is a control token, not text (llama_vocab_is_control)."""

@@ -22,7 +22,7 @@ extern "C" {
 #endif
 /* cffi: end skip */
 
-#define LLAMACFFI_SHIM_VERSION 2
+#define LLAMACFFI_SHIM_VERSION 3
 
 #define LLAMACFFI_ERROR_NONE 0      /* message, if any, is the captured native log */
 #define LLAMACFFI_ERROR_EXCEPTION 1 /* a C++ exception; the object is still usable */
@@ -161,6 +161,33 @@ LLAMACFFI_API bool llamacffi_grammar_accept_text(
 LLAMACFFI_API char * llamacffi_json_schema_to_grammar(
     const char * schema, struct llamacffi_error * error);
 LLAMACFFI_API void llamacffi_free(char * text);
+
+/* -- chat templates and answers: common/chat of llama.cpp --------------------------------------- */
+/* Texts that are returned are JSON, to be freed with llamacffi_free. Templates and answers are not
+ * trusted: time, memory and nesting are limited; error->message says which limit was reached. */
+struct llamacffi_template;
+struct llamacffi_parser;
+
+/* A Jinja text, and what bos_token and eos_token stand for in it. */
+LLAMACFFI_API struct llamacffi_template * llamacffi_template_open(
+    const char * source, const char * bos, const char * eos, struct llamacffi_error * error);
+LLAMACFFI_API void llamacffi_template_close(struct llamacffi_template * opened);
+LLAMACFFI_API char * llamacffi_template_capabilities(
+    const struct llamacffi_template * opened, struct llamacffi_error * error);
+/* common_chat_templates_apply. "input" in the result are the byte ranges of the prompt that came out
+ * of the messages and tools, not of the template. */
+LLAMACFFI_API char * llamacffi_template_render(
+    const struct llamacffi_template * opened, const char * request, struct llamacffi_error * error);
+
+/* What reads an answer, from "parser", "format" and "generation_prompt" of a rendered request. */
+LLAMACFFI_API struct llamacffi_parser * llamacffi_parser_open(
+    const char * parser, int32_t format, const char * generation_prompt,
+    struct llamacffi_error * error);
+LLAMACFFI_API void llamacffi_parser_close(struct llamacffi_parser * opened);
+/* common_chat_parse: an OpenAI message; partial for an answer that is still being generated. */
+LLAMACFFI_API char * llamacffi_parser_parse(
+    const struct llamacffi_parser * opened, const char * text, size_t length, bool partial,
+    struct llamacffi_error * error);
 
 /* cffi: skip */
 #ifdef __cplusplus

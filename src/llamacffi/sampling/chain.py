@@ -15,7 +15,7 @@ from llamacffi.errors import ParameterError, PluginError, SamplingError
 from llamacffi.native.handle import Handle, Owner
 from llamacffi.sampling.history import TokenHistory
 from llamacffi.sampling.registry import find_sampler
-from llamacffi.sampling.sampler import NativeNode, Sampler
+from llamacffi.sampling.sampler import NativeNode, Sampler, accept_text
 from llamacffi.sampling.seeds import native_seed, random_seed
 from llamacffi.sampling.trigger import Trigger
 from llamacffi.vocab import check_tokens
@@ -53,6 +53,7 @@ class _Part:
         n_keep: See `NativeNode`.
         native_name: What llama.cpp calls the node.
         trigger: What a lazy grammar waits for.
+        prefix: What a grammar goes past before the first token.
     """
 
     label: str
@@ -63,6 +64,7 @@ class _Part:
     n_keep: int = 0
     native_name: str = ""
     trigger: Trigger | None = None
+    prefix: bytes = b""
 
     def __str__(self) -> str:
         if self.sampler is None:
@@ -193,8 +195,9 @@ class SamplerChain(Owner):
                 else:
                     self._lib.llama_sampler_chain_add(chain, pointer)
             part = _Part(
-                label, parameters, sampler, None, pointer, made.n_keep, made.name, made.trigger
-            )
+                label, parameters, sampler, None, pointer, made.n_keep, made.name, made.trigger,
+                made.prefix,
+            )  # fmt: skip
         elif callable(made):
             part = _Part(label, parameters, sampler, made)
         else:
@@ -391,6 +394,7 @@ class SamplerChain(Owner):
             for part in self._parts:
                 if part.trigger is not None:
                     part.trigger.reset()
+                accept_text(self._library, part.pointer, part.prefix)
             self._describe()
 
     # -- copies -------------------------------------------------------------------------------
@@ -427,7 +431,7 @@ class SamplerChain(Owner):
             pointer = self._lib.llamacffi_sampler_clone(part.pointer, self._error)
             self._library.check(self._error, f"Cloning {part}")
             trigger = None if part.trigger is None else part.trigger.clone()
-            return NativeNode(self._model.vocab, pointer, part.n_keep, trigger)
+            return NativeNode(self._model.vocab, pointer, part.n_keep, trigger, part.prefix)
 
     @property
     def seed(self) -> int:

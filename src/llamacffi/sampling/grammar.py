@@ -15,10 +15,11 @@ from llamacffi.native.library import Library
 from llamacffi.sampling.grammar_check import MAX_BYTES, check_grammar
 from llamacffi.sampling.sampler import NativeNode
 from llamacffi.sampling.schema_source import schema_of
+from llamacffi.sampling.thinking import Thinking
 from llamacffi.sampling.trigger import Trigger
 from llamacffi.vocab import Vocab
 
-__all__ = ["Grammar", "grammar", "json_schema"]
+__all__ = ["Grammar", "grammar", "json_schema", "without_surrogates"]
 
 # Upstream's strings allow a lone "\\ud83d", which is no character. Real ones come unescaped anyway.
 _ANY_ESCAPE = '"u" [0-9a-fA-F]{4}'
@@ -37,6 +38,8 @@ class Grammar:
             (from the pattern's first group, if it has one).
         trigger_words: The same, as plain text.
         trigger_tokens: The same, as token ids.
+        thinking: How thoughts are marked, in which nothing triggers.
+        prefix: What the rules begin with, but the prompt ends with already.
     """
 
     text: str
@@ -44,6 +47,8 @@ class Grammar:
     trigger_patterns: tuple[str, ...] = ()
     trigger_words: tuple[str, ...] = ()
     trigger_tokens: tuple[int, ...] = ()
+    thinking: Thinking | None = None
+    prefix: str = ""
 
     @classmethod
     def from_string(cls, grammar: str, root: str = "root") -> Grammar:
@@ -101,7 +106,8 @@ def grammar(
         words = [*grammar.trigger_words, *words]
     tokens = [*grammar.trigger_tokens, *trigger_tokens]
     lazy = bool(patterns or words or tokens)
-    return _node(vocab, grammar, Trigger(vocab, patterns, words, tokens) if lazy else None)
+    trigger = Trigger(vocab, patterns, words, tokens, grammar.thinking) if lazy else None
+    return _node(vocab, grammar, trigger)
 
 
 def json_schema(vocab: Vocab, json_schema: Any) -> NativeNode:
@@ -126,7 +132,10 @@ def _node(vocab: Vocab, rules: Grammar, trigger: Trigger | None = None) -> Nativ
         library.log.drain()
         if not node:
             raise GrammarError(f"The grammar cannot be used: {library.message(error)}.")
-        return NativeNode(vocab, node, trigger=trigger)
+        made = NativeNode(vocab, node, trigger=trigger, prefix=rules.prefix.encode())
+        if not made.accept_prefix():
+            raise GrammarError(f"The grammar does not begin with its prefix {rules.prefix!r}.")
+        return made
 
 
 def _spot(text: bytes, place: int) -> str:
@@ -134,6 +143,11 @@ def _spot(text: bytes, place: int) -> str:
     rest = text[place : place + 120].decode("utf-8", "ignore").splitlines()
     near = f", near {rest[0][:40]!r}" if rest and rest[0] else ", at its end"
     return f"in line {len(before)}, column {len(before[-1]) + 1}{near}"
+
+
+def without_surrogates(rules: str) -> str:
+    """Rules that upstream made of a JSON schema, so that their strings are valid JSON."""
+    return rules.replace(_ANY_ESCAPE, _NO_SURROGATE)
 
 
 def _converted(library: Library, schema: Any) -> str:
@@ -146,7 +160,6 @@ def _converted(library: Library, schema: Any) -> str:
     if not text:
         raise SchemaError(f"The JSON schema cannot be converted: {library.message(error)}.")
     try:
-        rules = str(library.ffi.string(text).decode())
-        return rules.replace(_ANY_ESCAPE, _NO_SURROGATE)
+        return without_surrogates(library.ffi.string(text).decode())
     finally:
         library.lib.llamacffi_free(text)

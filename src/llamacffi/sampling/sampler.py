@@ -7,10 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from llamacffi.native.handle import Handle
+from llamacffi.native.library import Library
 from llamacffi.sampling.trigger import Trigger
 from llamacffi.vocab import Vocab
 
-__all__ = ["NativeNode", "Sampler"]
+__all__ = ["NativeNode", "Sampler", "accept_text"]
+
+
+def accept_text(library: Library, grammar: Any, text: bytes) -> bool:
+    """Let a grammar's node go on past a text; false, with its state kept, if it refuses it."""
+    if not text:
+        return True
+    error = library.new_error()
+    return bool(library.lib.llamacffi_grammar_accept_text(grammar, text, len(text), error))
 
 
 @dataclass(frozen=True)
@@ -48,15 +57,22 @@ class NativeNode:
         n_keep: How many of the best candidates it looks at, where it does not look at all of
             them. Beside a grammar, only as many are then checked. 0 for all.
         trigger: For a grammar that is to wait for it.
+        prefix: For a grammar whose rules begin with what the prompt ends with.
     """
 
     def __init__(
-        self, vocab: Vocab, pointer: Any, n_keep: int = 0, trigger: Trigger | None = None
+        self,
+        vocab: Vocab,
+        pointer: Any,
+        n_keep: int = 0,
+        trigger: Trigger | None = None,
+        prefix: bytes = b"",
     ) -> None:
-        library = vocab._library
+        self._library = library = vocab._library
         self.vocab = vocab
         self.n_keep = n_keep
         self.trigger = trigger
+        self.prefix = prefix
         self._handle = Handle(
             "sampler", pointer, library.lib.llama_sampler_free, parent=vocab._handle
         )
@@ -65,6 +81,10 @@ class NativeNode:
 
     def __repr__(self) -> str:
         return f"NativeNode({self.name})"
+
+    def accept_prefix(self) -> bool:
+        """Go past the prefix, from the start; false if the grammar does not begin with it."""
+        return accept_text(self._library, self._handle.pointer, self.prefix)
 
     def release(self) -> Any:
         """Hand the pointer over to a new owner."""

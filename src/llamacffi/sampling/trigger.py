@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Sequence
 
 from llamacffi.errors import ParameterError
+from llamacffi.sampling.thinking import Thinking, ThinkingWatch
 from llamacffi.vocab import Vocab, check_tokens
 
 __all__ = ["Trigger"]
@@ -22,6 +23,7 @@ class Trigger:
         patterns: Regular expressions. Non-ASCII characters in sets match byte by byte.
         words: Plain texts.
         tokens: Token ids.
+        thinking: How thoughts are marked, in which nothing triggers.
 
     Raises:
         ParameterError: A pattern or word that cannot be, or empty.
@@ -29,7 +31,12 @@ class Trigger:
     """
 
     def __init__(
-        self, vocab: Vocab, patterns: Sequence[str], words: Sequence[str], tokens: Collection[int]
+        self,
+        vocab: Vocab,
+        patterns: Sequence[str],
+        words: Sequence[str],
+        tokens: Collection[int],
+        thinking: Thinking | None = None,
     ) -> None:
         for name, values in (("trigger_patterns", patterns), ("trigger_words", words)):
             if isinstance(values, str) or not all(isinstance(v, str) and v for v in values):
@@ -43,6 +50,7 @@ class Trigger:
             raise ParameterError(
                 f"trigger_patterns={patterns!r:.200}: not a regular expression: {error}."
             ) from None
+        self._thoughts = None if thinking is None else ThinkingWatch(thinking)
         self._text = b""
         self.waiting = True
 
@@ -53,11 +61,19 @@ class Trigger:
             None to go on waiting; else what the grammar is to be given: the text from the trigger
             on (from the pattern's first group that matched), or the token that was the trigger.
         """
+        piece = self._vocab.token_to_piece(token, special=True)
+        if self._thoughts is not None:
+            before_piece = self._thoughts.inside
+            self._thoughts.push(piece)
+            if self._thoughts.inside:
+                self._text = b""
+                return None
+            piece = self._thoughts.rest if before_piece else piece
         if token in self._tokens:
             self.waiting = False
             return token
         before = len(self._text)
-        self._text += self._vocab.token_to_piece(token, special=True)
+        self._text += piece
         for word in self._words:  # what is new can only be at the end
             start = self._text.find(word, max(0, before - len(word) + 1))
             if start >= 0:
@@ -73,6 +89,8 @@ class Trigger:
 
     def reset(self) -> None:
         """Wait again, from the start of a new text."""
+        if self._thoughts is not None:
+            self._thoughts.reset()
         self._text = b""
         self.waiting = True
 
@@ -80,6 +98,7 @@ class Trigger:
         """A copy at the same place."""
         copy = Trigger.__new__(Trigger)
         copy.__dict__.update(self.__dict__)
+        copy._thoughts = None if self._thoughts is None else self._thoughts.clone()
         return copy
 
 

@@ -1,6 +1,29 @@
 """Prompt templates: from a list of messages to the prompt that a model was trained on."""
 
+from llamacffi.templates.choice import choose_template, token_options
+from llamacffi.templates.jinja import JinjaTemplate
 from llamacffi.templates.registry import find_template, templates
-from llamacffi.templates.template import Message, Prompt, Template
+from llamacffi.templates.template import (
+    AnswerParser,
+    Message,
+    Prompt,
+    RenderOptions,
+    Template,
+    Thinking,
+    Tool,
+)
 
-__all__ = ["Message", "Prompt", "Template", "find_template", "templates"]
+__all__ = [
+    "AnswerParser",
+    "JinjaTemplate",
+    "Message",
+    "Prompt",
+    "RenderOptions",
+    "Template",
+    "Thinking",
+    "Tool",
+    "choose_template",
+    "find_template",
+    "templates",
+    "token_options",
+]

@@ -1,0 +1,69 @@
+// What a chat template, or the parser of an answer, may use. A template comes out of a model file,
+// and an answer out of a model: neither is trusted. The patch untrusted-templates.diff calls these
+// functions from the Jinja engine and from the PEG parser; without limits in force they do nothing.
+
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace llamacffi {
+
+// Not a std::exception: upstream catches those inside templates, and goes on.
+struct limit_reached {
+    const char * what;
+};
+
+struct limits {
+    std::chrono::steady_clock::time_point deadline;
+    size_t bytes;  // that may still be made
+    int depth;     // of nested calls that may still be entered
+    unsigned steps = 0;
+};
+
+inline thread_local limits * limits_in_force = nullptr;
+
+// Counts something that is about to be made.
+inline void made(size_t bytes) {
+    limits * const now = limits_in_force;
+    if (now == nullptr) {
+        return;
+    }
+    if (bytes > now->bytes) {
+        throw limit_reached{"it makes too much text or too many values"};
+    }
+    now->bytes -= bytes;
+    if ((++now->steps & 63) == 0 && std::chrono::steady_clock::now() > now->deadline) {
+        throw limit_reached{"it takes too long"};
+    }
+}
+
+// Counts a nested call while it lives.
+class nested {
+  public:
+    nested() {
+        made(16);
+        if (limits_in_force != nullptr && --limits_in_force->depth < 0) {
+            limits_in_force->depth++;
+            throw limit_reached{"it nests too deeply"};
+        }
+    }
+    ~nested() {
+        if (limits_in_force != nullptr) {
+            limits_in_force->depth++;
+        }
+    }
+    nested(const nested &) = delete;
+    nested & operator=(const nested &) = delete;
+};
+
+// A rendered text: its pieces, and whether each came out of the messages instead of the template.
+using pieces = std::vector<std::pair<bool, std::string>>;
+
+// Where the engine records what it renders, if somebody wants to know.
+inline thread_local std::vector<pieces> * renders = nullptr;
+
+}  // namespace llamacffi
