@@ -130,7 +130,10 @@ class JinjaTemplate(Template):
             "add_generation_prompt": options.add_generation_prompt,
             "enable_thinking": options.enable_thinking,
             "json_schema": options.json_schema,
-            "variables": dict(options.variables),
+            # The engine leaves it undefined where it is false, which some templates take for true.
+            "variables": {"add_generation_prompt": False, **options.variables}
+            if not options.add_generation_prompt
+            else dict(options.variables),
         }
         if not tools:
             request["tool_choice"] = "none"
