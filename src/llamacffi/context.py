@@ -11,6 +11,7 @@ from llamacffi.decoding import Decoding
 from llamacffi.errors import ContextInitError, UnsupportedError
 from llamacffi.memory import Memory
 from llamacffi.native.handle import Handle, Owner
+from llamacffi.state import States
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +47,7 @@ class PerformanceCounters:
     n_reused: int
 
 
-class Context(Decoding, Owner):
+class Context(Decoding, States, Owner):
     """A context of a model (llama_init_from_model); `model.context(...)` makes one too.
 
     A context has a lock: a second thread waits until the first one's call is over. `cancel` and
