@@ -20,7 +20,7 @@ ORDER = (
     "errors", "native", "hookspecs", "plugins", "backends", "hub", "gguf_check",
     "fingerprint", "vocab", "model_params", "model",
     "context_params", "memory", "batch", "decoding", "state_format", "state", "context",
-    "adapter", "gguf", "estimate",
+    "prompt_cache", "disk_cache", "adapter", "gguf", "estimate",
     "sampling", "templates",
     "stopping", "logprobs", "logprob_shapes", "scoring", "generation", "drafting",
     "turn", "completion", "completing", "llama", "chat", "engine",

@@ -199,7 +199,6 @@ def refused(context: Context, data: Any, words: str, sequence: int | None = None
     ({"rope_freq_base": 500.0}, "rope_freq_base: saved 500.0, here 10000.0"),
     ({"rope_scaling": "yarn", "rope_freq_scale": 0.5}, "rope_freq_scale: saved 0.5, here 1.0"),
     ({"attention": "non-causal"}, "causal attention: saved False, here True"),
-    ({"n_ctx": 512}, "n_ctx beyond the model's training: saved True, here False"),
 ])  # fmt: skip
 def test_other_parameters(
     models: dict[str, Model], tiny: Context, parameters: dict[str, Any], words: str

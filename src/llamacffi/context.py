@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from llamacffi.adapter import Adapter
     from llamacffi.model import Model
+    from llamacffi.prompt_cache import BasePromptCache
 
 __all__ = ["Context", "PerformanceCounters"]
 
@@ -179,6 +180,8 @@ class Context(Decoding, States, Owner):
         self._has_memory = bool(self._lib.llama_get_memory(pointer))
         self.memory = Memory(self)
         self.adapters: tuple[tuple[Adapter, float], ...] = ()
+        # Asked before a prompt is computed; see generation.prepare.
+        self.prompt_cache: BasePromptCache | None = None
 
     # -- creating and closing ---------------------------------------------------------------
 

@@ -30,7 +30,7 @@ _NAMES = {
     "causal_attention": "causal attention",
     "n_stream": "separate buffers for sequences (n_seq_max, or 1 with kv_unified=True)",
     "swa_full": "swa_full",
-    "long_context": "n_ctx beyond the model's training",
+    "long_rope": "LongRoPE's table for an n_ctx beyond the model's training",
 }
 
 
@@ -219,8 +219,7 @@ class States:
             "causal_attention": bool(facts.causal_attention),
             "n_stream": facts.n_stream,
             "rope_scaling_type": facts.rope_scaling_type,
-            # Above it, LongRoPE takes another table: get_rope_factors (llama-model.cpp).
-            "long_context": self.n_ctx_seq > facts.n_ctx_orig_yarn,
+            "long_rope": bool(facts.long_rope),
         }
         conditions |= {
             name: getattr(facts, name)

@@ -112,6 +112,7 @@ struct llamacffi_context_facts {
     int32_t n_ctx_orig_yarn;
     int32_t flash_attention; /* 0: the values are stored transposed */
     int32_t causal_attention;
+    int32_t long_rope; /* LongRoPE's table for contexts beyond the training is in use */
     int32_t rope_scaling_type;
     float rope_freq_base;
     float rope_freq_scale;

@@ -111,6 +111,12 @@ void llamacffi_context_facts_get(
         facts->n_stream = params.kv_unified ? 1 : static_cast<int32_t>(params.n_seq_max);
         facts->n_ctx_orig_yarn = static_cast<int32_t>(params.n_ctx_orig_yarn);
         facts->flash_attention = params.flash_attn ? 1 : 0;
+        facts->long_rope = 0;
+        for (const auto & layer : llama_get_model(ctx)->layers) {  // get_rope_factors' choice
+            if (layer.rope_long != nullptr && params.n_ctx_seq > params.n_ctx_orig_yarn) {
+                facts->long_rope = 1;
+            }
+        }
         facts->causal_attention = params.causal_attn ? 1 : 0;
         facts->rope_scaling_type = params.rope_scaling_type;
         facts->rope_freq_base = params.rope_freq_base;
