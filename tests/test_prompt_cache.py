@@ -264,6 +264,11 @@ def test_capacities(tmp_path: Path) -> None:
     assert "0 entries" in repr(PromptCache())
 
 
+def test_what_is_no_cache(llama: Llama, model_path: Path) -> None:
+    with pytest.raises(ParameterError, match="is no prompt cache of llamacffi"):
+        llama.set_cache({})  # type: ignore[arg-type]  # the mistake under test
+
+
 def test_threads_share_a_cache(models: dict[str, Model], make: Make) -> None:
     cache = make()
     failures: list[BaseException] = []

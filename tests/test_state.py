@@ -266,8 +266,17 @@ def test_no_room_beside_other_sequences(models: dict[str, Model]) -> None:
 
 
 def test_encoders_have_nothing_to_save(models: dict[str, Model]) -> None:
-    with models["bert"].context(**OPTIONS) as context, pytest.raises(UnsupportedError):
-        context.save_state()
+    for name, words in (("bert", "has no memory"), ("t5", "has an encoder")):
+        with models[name].context(**OPTIONS) as context:
+            with pytest.raises(UnsupportedError, match=words):
+                context.save_state()
+            with pytest.raises(UnsupportedError, match=words):
+                context.load_state(models_state(models))
+
+
+def models_state(models: dict[str, Model]) -> bytes:
+    with models["llama"].context(**OPTIONS) as context:
+        return context.save_state()
 
 
 def test_closed(models: dict[str, Model]) -> None:
@@ -335,6 +344,36 @@ def test_a_position_below_zero(tiny: Context) -> None:
         tiny.load_state(forged(state, bytes(native)))
     assert "Sequence 0 is empty now" in str(caught.value)
     assert (tiny.memory.tokens(), tiny.memory.position_max()) == ([], -1)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "mamba", "jamba"])
+def test_native_bytes_cut_short_leave_nothing_behind(
+    models: dict[str, Model], architecture: str, whole: bool
+) -> None:
+    # Upstream's reader leaves cells without data where it stops: some of the whole context's, and
+    # of a sequence those of the cache beside the sliding window's.
+    model = models[architecture]
+    tokens = [token % model.vocab.n_tokens for token in TOKENS]
+    with model.context(**OPTIONS, n_seq_max=2, kv_unified=True) as context:
+        empty = context.save_state()
+        context.decode_tokens(tokens[:5], sequence=1)
+        beside = context.save_state(1)
+        context.decode_tokens(tokens)
+        state = context.capture_state(None if whole else 0)
+        for cut in (3, 9, 40, 100, 300, len(state.native) // 2, len(state.native) - 1):
+            native = bytes(state.native[:cut])
+            with pytest.raises(StateError, match=r"empty now"):
+                context.load_state(forged(state, native, native_size=len(native)))
+            if whole:
+                assert context.save_state() == empty
+            else:
+                assert (context.save_state(1), context.memory.position_max()) == (beside, -1)
+                context.memory.remove(1)
+                assert context.save_state() == empty
+                context.load_state(beside, 1)
+        context.load_state(b"".join(state.pieces()))
+        assert context.memory.tokens() == tokens
 
 
 def test_a_head_that_lies_about_positions(tiny: Context) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -76,7 +77,9 @@ class DiskPromptCache(BasePromptCache):
             for item in items:
                 if item.name.endswith(suffix):
                     with suppress(OSError):  # it is gone by now
-                        found.append((Path(item.path), item.stat(follow_symlinks=False)))
+                        info = item.stat(follow_symlinks=False)
+                        if stat.S_ISREG(info.st_mode):  # opening a pipe would block
+                            found.append((Path(item.path), info))
         return found
 
     def entries(self, key: str) -> list[Entry]:

@@ -194,7 +194,7 @@ class Llama(Completing):
                 yarn_beta_slow=yarn_beta_slow,
                 yarn_orig_ctx=yarn_orig_ctx,
             )
-            self._context.prompt_cache = prompt_cache
+            self.set_cache(prompt_cache)
             if lora_path is not None:
                 self._context.set_adapters([(Adapter(self.model, lora_path), lora_scale)])
         except BaseException:
@@ -254,7 +254,16 @@ class Llama(Completing):
         self.context.memory.clear()
 
     def set_cache(self, cache: BasePromptCache | None) -> None:
-        """Keep prompts in this cache from now on; None for none."""
+        """Keep prompts in this cache from now on; None for none.
+
+        Raises:
+            ParameterError: Not a cache of this package.
+        """
+        if cache is not None and not isinstance(cache, BasePromptCache):
+            raise ParameterError(
+                f"{cache!r:.80} is no prompt cache of llamacffi. Use PromptCache() or "
+                "DiskPromptCache()."
+            )
         self.context.prompt_cache = cache
 
     def save_state(self) -> bytes:

@@ -235,6 +235,11 @@ class States:
     def _check_memory(self) -> None:
         if not self._has_memory:
             raise UnsupportedError(f"{self.model} has no memory that could be saved or loaded.")
+        if self.model.has_encoder:
+            raise UnsupportedError(
+                f"{self.model} has an encoder, whose output llama.cpp does not save with the "
+                "memory. Encode the text again."
+            )
 
     def _remembered(self, sequence: int) -> Remembered:
         import numpy as np
