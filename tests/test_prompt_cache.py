@@ -229,6 +229,37 @@ def test_models_and_parameters_are_kept_apart(models: dict[str, Model], make: Ma
             assert cache.restore(other, tokens_of(1)) == 0
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "mamba", "jamba"])
+def test_any_order_of_texts(models: dict[str, Model], architecture: str, make: Make) -> None:
+    """Texts that branch off each other anywhere, in any order: the answers are those without."""
+    chance = random.Random(architecture)
+    count = models[architecture].vocab.n_tokens
+    texts = [[token % count for token in tokens_of(0, 70)]]
+    for seed in range(1, 12):
+        start = chance.choice(texts)
+        cut = chance.choice([len(start), chance.randrange(1, len(start))])
+        more = tokens_of(seed, chance.choice([3, 70, 120]))
+        texts.append([*start[:cut], *(token % count for token in more)][:220])
+    options: dict[str, Any] = {"backend": "cpu", "n_ctx": 256, "n_threads": 1}
+    path = models[architecture].path
+    cache = make(300_000, eager=chance.random() < 0.5)
+    restored = 0
+    with Llama(path, **options) as clean, Llama(path, **options, prompt_cache=cache) as llama:
+        for _ in range(60):
+            prompt = chance.choice(texts)
+            asked = {"temperature": 0, "max_tokens": 8, "ignore_eos": True}
+            held = llama.context.memory.common_prefix(prompt)
+            found = complete(llama, prompt, **asked)
+            restored += cached(found) > held
+            clean.reset()
+            assert text_of(found) == text_of(complete(clean, prompt, **asked))
+            remembered = llama.context.memory.tokens()
+            assert remembered[: len(prompt)] == prompt
+            if len(remembered) < 200:  # as in a conversation
+                texts[chance.randrange(len(texts))] = [*remembered, *prompt[:5]]
+    assert restored, "nothing came from the cache"
+
+
 # -- bounds ---------------------------------------------------------------------------------------
 
 

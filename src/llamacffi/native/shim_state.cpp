@@ -6,6 +6,7 @@
 #include "llama-arch.h"
 #include "llama-context.h"
 #include "llama-io.h"
+#include "llama-kv-cells.h"
 #include "llama-memory.h"
 #include "llama-model.h"
 
@@ -22,7 +23,8 @@ constexpr uint32_t number_limit = 1u << 30;
 
 class checked_reader : public llama_io_read_i {
 public:
-    checked_reader(const uint8_t * data, size_t size) : at(data), left(size), total(size) {}
+    checked_reader(const uint8_t * data, size_t size, int32_t n_vocab)
+        : at(data), left(size), total(size), n_vocab(n_vocab) {}
 
     void read(void * target, size_t size) override {
         std::memcpy(target, take(size), size);
@@ -34,6 +36,15 @@ public:
             if (number >= number_limit) {
                 throw std::runtime_error("a number in the state is out of range: " +
                                          std::to_string(static_cast<int32_t>(number)));
+            }
+        }
+        // Some models look up embeddings by the tokens in the cells.
+        llama_kv_cell_ext cell;
+        if (size == sizeof(cell)) {
+            std::memcpy(&cell, target, size);
+            if (cell.tok < LLAMA_TOKEN_NULL || cell.tok >= n_vocab) {
+                throw std::runtime_error("a token in the state is not in the vocabulary: " +
+                                         std::to_string(cell.tok));
             }
         }
     }
@@ -77,6 +88,7 @@ private:
     const uint8_t * at;
     size_t left;
     size_t total;
+    int32_t n_vocab;
     std::vector<piece> pending;
 };
 
@@ -149,7 +161,8 @@ bool llamacffi_state_set(
         llamacffi_error * error) {
     return guarded(error, false, [&] {
         llama_synchronize(ctx);
-        checked_reader reader(data, size);
+        checked_reader reader(
+            data, size, llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx))));
         try {
             read_state(ctx, seq_id, reader);
             return true;
