@@ -260,6 +260,33 @@ def test_any_order_of_texts(models: dict[str, Model], architecture: str, make: M
     assert restored, "nothing came from the cache"
 
 
+def test_contexts_of_other_sizes_share_a_cache(
+    models: dict[str, Model], make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache, tokens = make(), tokens_of(1, 400)
+    with models["llama"].context(n_ctx=512, n_threads=1) as large:
+        fill(large, cache, tokens)
+        with models["llama"].context(n_ctx=256, n_threads=1) as small:
+            assert cache.restore(small, tokens[:200]) == 0, "it does not fit as a whole"
+            fill(small, cache, tokens_of(2))
+        assert cache.restore(large, tokens) == 399
+        assert cache.restore(large, tokens_of(2)) == 119
+    assert "is of no use" not in caplog.text
+
+
+def test_no_room_beside_other_sequences(
+    models: dict[str, Model], make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache, tokens = make(), tokens_of(1, 150)
+    with models["llama"].context(n_ctx=256, n_threads=1, n_seq_max=2, kv_unified=True) as context:
+        fill(context, cache, tokens)
+        context.decode_tokens(tokens_of(2, 150), sequence=1)
+        assert cache.restore(context, tokens) == 0
+        assert "is of no use" in caplog.text
+        context.memory.remove(1)
+        assert cache.restore(context, tokens) == 149
+
+
 # -- bounds ---------------------------------------------------------------------------------------
 
 

@@ -94,7 +94,7 @@ class BasePromptCache:
         candidates = [
             (length, entry)
             for entry in self.entries(key)
-            if len(entry.tokens) >= least
+            if least <= len(entry.tokens) <= context.n_ctx_seq
             and (length := usable_length(context, entry, common(entry.tokens, wanted), len(wanted)))
             >= least
         ]
@@ -109,7 +109,8 @@ class BasePromptCache:
                 context.apply_state(state, sequence)
             except StateError as error:
                 log.warning("An entry of the prompt cache is of no use: %s", error)
-                self.discard(entry)
+                if context.n_seq_max == 1:  # else other sequences may have left too little room
+                    self.discard(entry)
                 held = reusable(context, tokens, sequence)
                 continue
             if length < len(entry.tokens) and not memory.remove(sequence, length):
