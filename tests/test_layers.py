@@ -18,8 +18,9 @@ PACKAGE = Path(llamacffi.__file__).parent
 # From the bottom to the top; a module may import what stands before it, a package also itself.
 ORDER = (
     "errors", "native", "hookspecs", "plugins", "backends", "hub", "gguf_check",
-    "vocab", "model_params", "model",
-    "context_params", "memory", "batch", "decoding", "context", "adapter", "gguf", "estimate",
+    "fingerprint", "vocab", "model_params", "model",
+    "context_params", "memory", "batch", "decoding", "state_format", "state", "context",
+    "prompt_cache", "disk_cache", "adapter", "gguf", "estimate",
     "sampling", "templates",
     "stopping", "logprobs", "logprob_shapes", "scoring", "generation", "drafting",
     "turn", "arguments", "completion", "completing",

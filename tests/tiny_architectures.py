@@ -166,23 +166,42 @@ def _gemma3(s: Sizes, n_vocab: int) -> Shapes:
 SSM_STATE, SSM_CONV, SSM_RANK = 8, 4, 4
 
 
-def _mamba(s: Sizes, n_vocab: int) -> Shapes:
+def _state_space(s: Sizes, prefix: str) -> Shapes:
     inner = 2 * s.n_embd  # upstream supports no other expansion
+    return {
+        f"{prefix}ssm_in.weight": (s.n_embd, 2 * inner),
+        f"{prefix}ssm_conv1d.weight": (SSM_CONV, inner),
+        f"{prefix}ssm_conv1d.bias": (inner,),
+        f"{prefix}ssm_x.weight": (inner, SSM_RANK + 2 * SSM_STATE),
+        f"{prefix}ssm_dt.weight": (SSM_RANK, inner),
+        f"{prefix}ssm_dt.bias": (inner,),
+        f"{prefix}ssm_a": (SSM_STATE, inner),
+        f"{prefix}ssm_d": (inner,),
+        f"{prefix}ssm_out.weight": (inner, s.n_embd),
+    }
+
+
+def _mamba(s: Sizes, n_vocab: int) -> Shapes:
     shapes: Shapes = {"token_embd.weight": (s.n_embd, n_vocab)}
     for i in range(s.n_layer):
         p = f"blk.{i}."
-        shapes |= _norm(s, f"{p}attn_norm")
-        shapes |= {
-            f"{p}ssm_in.weight": (s.n_embd, 2 * inner),
-            f"{p}ssm_conv1d.weight": (SSM_CONV, inner),
-            f"{p}ssm_conv1d.bias": (inner,),
-            f"{p}ssm_x.weight": (inner, SSM_RANK + 2 * SSM_STATE),
-            f"{p}ssm_dt.weight": (SSM_RANK, inner),
-            f"{p}ssm_dt.bias": (inner,),
-            f"{p}ssm_a": (SSM_STATE, inner),
-            f"{p}ssm_d": (inner,),
-            f"{p}ssm_out.weight": (inner, s.n_embd),
-        }
+        shapes |= _norm(s, f"{p}attn_norm") | _state_space(s, p)
+    return shapes | _norm(s, "output_norm")
+
+
+def _jamba(s: Sizes, n_vocab: int) -> Shapes:
+    shapes: Shapes = {"token_embd.weight": (s.n_embd, n_vocab)}
+    for i in range(s.n_layer):
+        p = f"blk.{i}."
+        shapes |= _norm(s, f"{p}attn_norm", f"{p}ffn_norm") | _feed_forward(s, p)
+        if i % 2:  # a layer with attention after each one with a state
+            shapes |= _attention(s, p)
+        else:
+            shapes |= _state_space(s, p) | {
+                f"{p}ssm_dt_norm.weight": (SSM_RANK,),
+                f"{p}ssm_b_norm.weight": (SSM_STATE,),
+                f"{p}ssm_c_norm.weight": (SSM_STATE,),
+            }
     return shapes | _norm(s, "output_norm")
 
 
@@ -269,6 +288,22 @@ ARCHITECTURES: dict[str, Architecture] = {
             "ssm.time_step_rank": SSM_RANK,
         },
         _mamba,
+    ),
+    "jamba": Architecture(
+        "gpt2",
+        lambda s: (
+            _transformer(s)
+            | {
+                "attention.head_count_kv": [
+                    0 if i % 2 == 0 else s.n_head_kv for i in range(s.n_layer)
+                ],
+                "ssm.conv_kernel": SSM_CONV,
+                "ssm.inner_size": 2 * s.n_embd,
+                "ssm.state_size": SSM_STATE,
+                "ssm.time_step_rank": SSM_RANK,
+            }
+        ),
+        _jamba,
     ),
     "t5": Architecture(
         "t5",

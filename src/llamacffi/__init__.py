@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from llamacffi.backends import backends as backends
     from llamacffi.batch import Batch as Batch
     from llamacffi.context import Context as Context
+    from llamacffi.disk_cache import DiskPromptCache as DiskPromptCache
     from llamacffi.drafting import DraftModel as DraftModel
     from llamacffi.drafting import PromptLookup as PromptLookup
     from llamacffi.hookspecs import hookimpl as hookimpl
     from llamacffi.llama import Llama as Llama
     from llamacffi.memory import Memory as Memory
     from llamacffi.model import Model as Model
+    from llamacffi.prompt_cache import PromptCache as PromptCache
     from llamacffi.sampling import Grammar as Grammar
     from llamacffi.sampling import NativeNode as NativeNode
     from llamacffi.sampling import Sampler as Sampler
@@ -45,12 +47,14 @@ _HOMES = {
     "Batch": "batch",
     "Context": "context",
     "Device": "backends",
+    "DiskPromptCache": "disk_cache",
     "DraftModel": "drafting",
     "Grammar": "sampling",
     "Llama": "llama",
     "Memory": "memory",
     "Model": "model",
     "NativeNode": "sampling",
+    "PromptCache": "prompt_cache",
     "PromptLookup": "drafting",
     "Sampler": "sampling",
     "SamplerChain": "sampling",

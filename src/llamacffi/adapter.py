@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from llamacffi.errors import AdapterError
+from llamacffi.fingerprint import fingerprint
 from llamacffi.native.handle import Handle, Owner
 
 if TYPE_CHECKING:
@@ -50,6 +52,11 @@ class Adapter(Owner):
             self._handle = Handle("adapter", pointer, library.lib.llama_adapter_lora_free, parent)
         self._handle.keep_alive(self)
         self._used_by: WeakSet[Context] = WeakSet()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Tells this adapter from others: 32 hexadecimal digits."""
+        return fingerprint([self.path])
 
     def close(self) -> None:
         """Free the adapter; contexts that use it go on without. Safe to call twice."""

@@ -11,6 +11,7 @@ from llamacffi.decoding import Decoding
 from llamacffi.errors import ContextInitError, UnsupportedError
 from llamacffi.memory import Memory
 from llamacffi.native.handle import Handle, Owner
+from llamacffi.state import States
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from llamacffi.adapter import Adapter
     from llamacffi.model import Model
+    from llamacffi.prompt_cache import BasePromptCache
 
 __all__ = ["Context", "PerformanceCounters"]
 
@@ -46,7 +48,7 @@ class PerformanceCounters:
     n_reused: int
 
 
-class Context(Decoding, Owner):
+class Context(Decoding, States, Owner):
     """A context of a model (llama_init_from_model); `model.context(...)` makes one too.
 
     A context has a lock: a second thread waits until the first one's call is over. `cancel` and
@@ -178,6 +180,8 @@ class Context(Decoding, Owner):
         self._has_memory = bool(self._lib.llama_get_memory(pointer))
         self.memory = Memory(self)
         self.adapters: tuple[tuple[Adapter, float], ...] = ()
+        # Asked before a prompt is computed; see generation.prepare.
+        self.prompt_cache: BasePromptCache | None = None
 
     # -- creating and closing ---------------------------------------------------------------
 

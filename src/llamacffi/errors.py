@@ -32,6 +32,7 @@ __all__ = [
     "PluginError",
     "SamplingError",
     "SchemaError",
+    "StateError",
     "TemplateError",
     "UnsupportedError",
 ]
@@ -138,6 +139,10 @@ class InvalidPositionError(LlamaCffiError, ValueError):
 
 class InvalidSequenceError(LlamaCffiError, ValueError):
     """A sequence id is outside the context's n_seq_max."""
+
+
+class StateError(LlamaCffiError, ValueError):
+    """Saved bytes are damaged, or belong to another model or to other parameters."""
 
 
 # -- text ---------------------------------------------------------------------------------------

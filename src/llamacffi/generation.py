@@ -37,6 +37,10 @@ StoppingCriterion = Callable[[Sequence[int], "Context", int], bool]
 # Proposes the tokens that may come next, given those so far (int32); any number, also none.
 Drafter = Callable[["NDArray[np.intc]"], Sequence[int]]
 
+# How many tokens are worth keeping in a prompt cache: before they are forgotten, and, in an eager
+# cache, right after they were computed.
+FORGOTTEN_TOKENS, COMPUTED_TOKENS = 64, 256
+
 
 @dataclass(frozen=True)
 class Step:
@@ -62,7 +66,7 @@ class Usage:
     Attributes:
         prompt_tokens: In the prompt.
         completion_tokens: Generated, an end token not counted.
-        cached_tokens: Of the prompt, those that the memory held already.
+        cached_tokens: Of the prompt, those that the memory or a prompt cache held already.
         accepted_tokens: Of the completion, those that a draft had foretold.
         rejected_tokens: Drafted tokens that were not picked.
     """
@@ -263,15 +267,22 @@ def prepare(context: Context, generation: Generation, sequence: int = 0) -> int:
         first = start if start is not None else model.vocab.bos
         context.decode_tokens([first if first is not None else 0], sequence=sequence)
         return 1
+    cache = context.prompt_cache
+    if cache is not None:
+        cache.restore(context, prompt, sequence)
     # The last token is decoded again in any case: its logits are needed.
     kept = min(memory.common_prefix(prompt, sequence), len(prompt) - 1)
     if model.n_swa and memory.position_min(sequence) > max(0, kept - model.n_swa):
         kept = 0  # the sliding window has moved past what would be attended to
+    if cache is not None and memory.position_max(sequence) - kept >= FORGOTTEN_TOKENS:
+        cache.remember(context, sequence)
     if memory.position_max(sequence) >= kept and not memory.remove(sequence, kept):
         memory.remove(sequence)  # a recurrent state cannot go back
         kept = 0
     generation.n_cached = kept
     context.decode_tokens(prompt[kept:], sequence=sequence, position=kept)
+    if cache is not None and cache.eager and len(prompt) - kept >= COMPUTED_TOKENS:
+        cache.remember(context, sequence)
     return len(prompt)
 
 

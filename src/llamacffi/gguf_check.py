@@ -22,7 +22,7 @@ from pathlib import Path
 
 from llamacffi.errors import ModelFormatError, ParameterError
 
-__all__ = ["check_model_file"]
+__all__ = ["check_model_file", "file_parts"]
 
 U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 = range(13)  # enum gguf_type
 _SIZES = {U8: 1, I8: 1, U16: 2, I16: 2, U32: 4, I32: 4, F32: 4, BOOL: 1, U64: 8, I64: 8, F64: 8}
@@ -57,6 +57,7 @@ class _Header:
     bools: dict[str, bool] = field(default_factory=dict)
     tokens_at: tuple[int, int] | None = None  # offset and count of tokenizer.ggml.tokens
     tensors: dict[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
+    size: int = 0  # bytes up to the end of the list of tensors
 
     @property
     def architecture(self) -> str:
@@ -122,6 +123,22 @@ def check_model_file(
         )
     _, shape = header.tensors.get("position_embd.weight", (0, ()))
     return shape[1] if len(shape) > 1 else None
+
+
+def file_parts(path: str | os.PathLike[str]) -> list[tuple[Path, int | None]]:
+    """A model's files: of one that is split, given its first, all that are there.
+
+    Returns:
+        Each with the bytes of its metadata and list of tensors; None if they cannot be read.
+    """
+    file = Path(path)
+    header = _read(file)
+    found: list[tuple[Path, int | None]] = [(file, header.size if header else None)]
+    for part in _other_parts(file, header.integers.get("split.count", 1) if header else 1):
+        if part.is_file():
+            other = _read(part)
+            found.append((part, other.size if other else None))
+    return found
 
 
 # -- the checks ---------------------------------------------------------------------------------
@@ -324,4 +341,5 @@ def _walk(blob: mmap.mmap) -> _Header | None:
         at += 4 + 8 * n_dims
         header.tensors[name] = (_u32(blob, at)[0], shape)
         at += 12
+    header.size = at
     return header

@@ -15,6 +15,7 @@ from llamacffi.errors import ParameterError, UnsupportedError
 from llamacffi.generation import Drafter
 from llamacffi.model import Model, Progress
 from llamacffi.model_params import SPLIT_MODES, MetadataValue
+from llamacffi.prompt_cache import BasePromptCache
 from llamacffi.sampling.seeds import RANDOM_SEED
 from llamacffi.templates.choice import TemplateChoice
 from llamacffi.turn import Turn
@@ -88,6 +89,8 @@ class Llama(ChatCompleting):
         draft_model: Proposes tokens that are then checked together, which is faster where it is
             often right and changes nothing else: `PromptLookup()`, `DraftModel(...)`, or a
             callable that gets the tokens so far (int32 array) and returns token ids.
+        prompt_cache: Keeps prompts that are to be computed again later: `PromptCache()` in memory,
+            `DiskPromptCache()` for other processes, too.
         progress: True for a progress bar while fetching and loading, or a callable.
 
     Raises: As `Model` and `Context`.
@@ -137,6 +140,7 @@ class Llama(ChatCompleting):
         spm_infill: bool = False,
         chat_format: TemplateChoice = None,
         draft_model: Drafter | None = None,
+        prompt_cache: BasePromptCache | None = None,
         verbose: bool = False,
         progress: Progress = False,
     ) -> None:
@@ -196,6 +200,7 @@ class Llama(ChatCompleting):
                 yarn_beta_slow=yarn_beta_slow,
                 yarn_orig_ctx=yarn_orig_ctx,
             )
+            self.set_cache(prompt_cache)
             if lora_path is not None:
                 self._context.set_adapters([(Adapter(self.model, lora_path), lora_scale)])
         except BaseException:
@@ -253,6 +258,31 @@ class Llama(ChatCompleting):
     def reset(self) -> None:
         """Forget what was decoded; the next prompt is computed from its start."""
         self.context.memory.clear()
+
+    def set_cache(self, cache: BasePromptCache | None) -> None:
+        """Keep prompts in this cache from now on; None for none.
+
+        Raises:
+            ParameterError: Not a cache of this package.
+        """
+        if cache is not None and not isinstance(cache, BasePromptCache):
+            raise ParameterError(
+                f"{cache!r:.80} is no prompt cache of llamacffi. Use PromptCache() or "
+                "DiskPromptCache()."
+            )
+        self.context.prompt_cache = cache
+
+    def save_state(self) -> bytes:
+        """Save what is remembered of the last text: bytes for `load_state`; see `Context`."""
+        return self.context.save_state(0)
+
+    def load_state(self, state: bytes) -> None:
+        """Remember what was saved; a prompt that begins with it is computed from there on.
+
+        Raises:
+            StateError: The bytes are damaged, or belong to another model or other parameters.
+        """
+        self.context.load_state(state, 0)
 
     def close(self) -> None:
         """Free context and model. Safe to call twice."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llamacffi.backends import AUTO, Device, choose
 from llamacffi.backends.devices import devices as library_devices
 from llamacffi.errors import CancelledError, ModelFormatError, ModelLoadError, ModelNotFoundError
+from llamacffi.fingerprint import fingerprint
 from llamacffi.gguf_check import check_model_file
 from llamacffi.model_params import MetadataValue, ModelParams
 from llamacffi.native.handle import Handle, Owner
@@ -193,6 +194,15 @@ class Model(Owner):
     def vocab(self) -> Vocab:
         """The vocabulary."""
         return Vocab(self)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Tells this model, in this quantisation, from others: 32 hexadecimal digits.
+
+        Raises:
+            OSError: The file is not there any more.
+        """
+        return fingerprint(self.paths, self.params.metadata_overrides)
 
     @cached_property
     def metadata(self) -> dict[str, str]:

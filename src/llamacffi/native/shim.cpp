@@ -138,6 +138,8 @@ const llamacffi_layout_row layout_rows[] = {
     FIELD(llamacffi_progress, cancel)
     STRUCT(llamacffi_selection)
     FIELD(llamacffi_selection, accept)
+    STRUCT(llamacffi_context_facts)
+    FIELD(llamacffi_context_facts, yarn_beta_slow)
 };
 
 }  // namespace

@@ -22,7 +22,7 @@ extern "C" {
 #endif
 /* cffi: end skip */
 
-#define LLAMACFFI_SHIM_VERSION 3
+#define LLAMACFFI_SHIM_VERSION 4
 
 #define LLAMACFFI_ERROR_NONE 0      /* message, if any, is the captured native log */
 #define LLAMACFFI_ERROR_EXCEPTION 1 /* a C++ exception; the object is still usable */
@@ -103,6 +103,37 @@ LLAMACFFI_API bool llamacffi_memory_seq_add(
     struct llamacffi_error * error);
 LLAMACFFI_API bool llamacffi_memory_seq_div(
     struct llama_context * ctx, llama_seq_id seq_id, llama_pos p0, llama_pos p1, int32_t divisor,
+    struct llamacffi_error * error);
+
+/* -- states: what a context remembers as bytes; seq_id -1 stands for all sequences ------------- */
+/* What the bytes depend on beside the model and the cache's types, as llama.cpp resolved it. */
+struct llamacffi_context_facts {
+    int32_t n_stream; /* buffers that the cache is divided in */
+    int32_t n_ctx_orig_yarn;
+    int32_t flash_attention; /* 0: the values are stored transposed */
+    int32_t causal_attention;
+    int32_t long_rope; /* LongRoPE's table for contexts beyond the training is in use */
+    int32_t rope_scaling_type;
+    float rope_freq_base;
+    float rope_freq_scale;
+    float yarn_ext_factor;
+    float yarn_attn_factor;
+    float yarn_beta_fast;
+    float yarn_beta_slow;
+};
+LLAMACFFI_API void llamacffi_context_facts_get(
+    const struct llama_context * ctx, struct llamacffi_context_facts * facts,
+    struct llamacffi_error * error);
+/* Bytes; 0 with a message in the error if it cannot be written. */
+LLAMACFFI_API size_t llamacffi_state_size(
+    struct llama_context * ctx, llama_seq_id seq_id, struct llamacffi_error * error);
+LLAMACFFI_API size_t llamacffi_state_get(
+    struct llama_context * ctx, llama_seq_id seq_id, uint8_t * data, size_t size,
+    struct llamacffi_error * error);
+/* All of the bytes or nothing: where they are wrong, the sequence (or everything) is forgotten, an
+ * error of any kind is reported, and the context is good for use nevertheless. */
+LLAMACFFI_API bool llamacffi_state_set(
+    struct llama_context * ctx, llama_seq_id seq_id, const uint8_t * data, size_t size,
     struct llamacffi_error * error);
 
 /* -- text: llama.h's meaning; INT32_MIN with error->kind set on an exception ------------------- */
