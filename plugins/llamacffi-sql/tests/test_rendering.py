@@ -44,6 +44,7 @@ def test_one_question(sql):
     prompt = sql.render([SYSTEM, COUNT])
     assert prompt.text == FIRST + HEADING
     assert prompt.stops == ("[/SQL]", "[QUESTION]", "\n###")
+    assert prompt.grammar is None
     untrusted = [text for text, trusted in prompt.parts if not trusted]
     question = COUNT["content"]
     assert untrusted == [question, "Use SQLite's dialect.\nBe brief.", SCHEMA, question]
@@ -138,7 +139,8 @@ def test_conversations_that_the_format_cannot_express(sql, messages, words):
     [
         ([TOOL], RenderOptions(), "no tools: its answers are SQL. Leave tools= out"),
         ((), RenderOptions(json_schema={}), "follows no JSON schema"),
-        ((), RenderOptions(variables={"readonly": True}), "no variable 'readonly'"),
+        ((), RenderOptions(variables={"readonly": True}), "no variable 'readonly'; it has"),
+        ((), RenderOptions(variables={"read_only": "no"}), "give True or False"),
     ],
 )  # fmt: skip
 def test_options_that_the_format_does_not_have(sql, tools, options, words):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from llamacffi import Grammar
 from llamacffi.errors import TemplateError
 from llamacffi.templates import Message, Prompt, RenderOptions, Template, Tool
 from llamacffi_sql.answer import STOPS, parse
@@ -54,7 +57,7 @@ class SqlTemplate(Template):
                 define tables go under "Database Schema", the rest under "Instructions". Then a
                 question, its answer in SQL, and so on.
             tools: None: the format has none.
-            options: Only `add_generation_prompt` concerns it.
+            options: `variables={"read_only": True}` holds the answer to one SELECT.
 
         Raises:
             TemplateError: The format cannot express the conversation, or an option.
@@ -77,6 +80,7 @@ class SqlTemplate(Template):
         return Prompt(
             tuple(part for part in parts if part[0]),
             stops=STOPS,
+            grammar=_grammar() if options.variables.get("read_only") else None,
         )
 
     def parse(self, text: str, partial: bool = False) -> dict[str, Any]:
@@ -94,9 +98,19 @@ def _check(tools: Sequence[Tool], options: RenderOptions) -> None:
         raise TemplateError(
             "The format sql answers in SQL, which follows no JSON schema: leave it out."
         )
-    if options.variables:
-        name = min(options.variables, key=str)
-        raise TemplateError(f"The format sql has no variable {name!r}.")
+    unknown = set(options.variables) - {"read_only"}
+    if unknown:
+        raise TemplateError(
+            f"The format sql has no variable {min(unknown, key=str)!r}; it has read_only."
+        )
+    value = options.variables.get("read_only", False)
+    if not isinstance(value, bool):
+        raise TemplateError(f"read_only={value!r:.100}: give True or False.")
+
+
+@functools.cache
+def _grammar() -> Grammar:
+    return Grammar.from_file(Path(__file__).with_name("read_only.gbnf"))
 
 
 def _task(turn: Turn) -> Parts:
