@@ -145,7 +145,9 @@ def test_the_model_ends_it(model: Model, context: Context) -> None:
 
 def test_the_end_can_be_ignored(model: Model, context: Context) -> None:
     chain = towards(model.vocab.eos or 0).chain(model)
-    answer = generation(model, chain=chain, ignore_eos=True, special=True, max_tokens=2)
+    answer = generation(
+        model, chain=chain, ignore_eos=True, spelled=model.vocab.eog_tokens, max_tokens=2
+    )
     steps = list(run(context, answer))
     assert not any(model.vocab.is_eog(step.token) for step in steps)
     assert len(steps) == 2

@@ -22,7 +22,8 @@ ORDER = (
     "context_params", "memory", "batch", "decoding", "context", "adapter", "gguf", "estimate",
     "sampling", "templates",
     "stopping", "logprobs", "logprob_shapes", "scoring", "generation", "drafting",
-    "turn", "completion", "completing", "llama", "chat", "engine",
+    "turn", "arguments", "completion", "completing",
+    "answer", "chat_request", "chat_completion", "chat_completing", "llama", "chat", "engine",
     "server", "cli", "__main__",
 )  # fmt: skip
 # Conveniences that reach up when they are called: `Model.context`, `Context.set_adapters`.

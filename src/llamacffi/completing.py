@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from llamacffi.arguments import (
+    bias_of,
+    check_tail_free,
+    chosen_seed,
+    combined,
+    criterion_of,
+    listed,
+    logprob_style,
+    reseeded,
+    stops_of,
+)
 from llamacffi.completion import Choice, completion_head, usage_shape
 from llamacffi.context import Context
 from llamacffi.errors import ParameterError, UnsupportedError
 from llamacffi.generation import Drafter, Generation, Step, check_fits, run, run_drafted
-from llamacffi.logprob_shapes import chat_logprobs, completion_logprobs
 from llamacffi.logprobs import TokenLogprobs
 from llamacffi.model import Model
-from llamacffi.sampling.params import DEFAULTS, SamplingParams
-from llamacffi.sampling.seeds import RANDOM_SEED
+from llamacffi.sampling.params import SamplingParams
 from llamacffi.sampling.structure import schema_of_response_format
 from llamacffi.turn import Turn
 
@@ -128,11 +136,8 @@ class Completing:
             CancelledError: The stream was superseded by another call, or cancelled.
             ClosedError: The model was closed.
         """
-        if tfs_z != 1.0:
-            raise UnsupportedError(
-                "llama.cpp has no tail-free sampling any more: leave tfs_z at 1."
-            )
-        count, style = _logprob_style(logprobs, top_logprobs)
+        check_tail_free(tfs_z)
+        count, style = logprob_style(logprobs, top_logprobs)
         total = n if best_of is None else best_of
         if not 1 <= n <= total:
             raise ParameterError(
@@ -149,7 +154,7 @@ class Completing:
         if scored and suffix is not None:
             raise UnsupportedError("A prompt with a suffix cannot be scored: leave out echo.")
         check_fits(context, tokens, limit)  # now, not with the first piece of a stream
-        params = _combined(
+        params = combined(
             sampling,
             temperature=temperature,
             top_k=top_k,
@@ -163,11 +168,11 @@ class Completing:
             mirostat_mode=mirostat_mode,
             mirostat_tau=mirostat_tau,
             mirostat_eta=mirostat_eta,
-            logit_bias=_bias(logit_bias),
+            logit_bias=bias_of(logit_bias),
             grammar=getattr(grammar, "_grammar", grammar),  # llama-cpp-python's class
             json_schema=schema_of_response_format(response_format),
-            processors=tuple(_listed(logits_processor)),
-            seed=self._seed_for(seed, sampling),
+            processors=tuple(listed(logits_processor)),
+            seed=chosen_seed(seed, sampling, self._seed),
         )
         before = ""
         if echo or count is not None:
@@ -177,15 +182,15 @@ class Completing:
         generations = [
             Generation(
                 self.model.vocab,
-                _reseeded(params, index).chain(self.model),
+                reseeded(params, index).chain(self.model),
                 tokens,
                 max_tokens=limit,
                 min_tokens=min_tokens,
-                stop=[stop] if isinstance(stop, str | bytes | int) else (stop or ()),
+                stop=stops_of(stop),
                 ignore_eos=ignore_eos,
                 logprobs=0 if count is None and total > n else count,  # to choose the best by
                 prompt_logprobs=scored and index == 0,
-                criteria=_criteria(stopping_criteria),
+                criteria=criterion_of(stopping_criteria),
             )
             for index in range(total)
         ]
@@ -253,69 +258,3 @@ class Completing:
             parts.reverse()
         bos = [vocab.bos] if vocab.add_bos and vocab.bos is not None else []
         return [*bos, *parts[0], *parts[1], middle]
-
-    def _seed_for(self, seed: int | None, sampling: SamplingParams | None) -> int | None:
-        """The call's own seed, else that of its parameters, else the constructor's."""
-        for given in (seed, None if sampling is None else sampling.seed, self._seed):
-            if given is not None:
-                return None if given in (-1, RANDOM_SEED) else given
-        return None
-
-
-def _logprob_style(
-    logprobs: int | bool | None, top_logprobs: int
-) -> tuple[int | None, Callable[..., dict[str, Any]] | None]:
-    """How many alternatives are wanted, and in which shape."""
-    if top_logprobs and logprobs is not True:
-        raise ParameterError(f"top_logprobs={top_logprobs} needs logprobs=True.")
-    if logprobs is None or logprobs is False:
-        return None, None
-    count = top_logprobs if logprobs is True else logprobs
-    if count < 0:
-        raise ParameterError(f"{count} alternatives were asked for: choose 0 or more, or None.")
-    return count, chat_logprobs if logprobs is True else completion_logprobs
-
-
-def _combined(sampling: SamplingParams | None, **arguments: Any) -> SamplingParams:
-    """The parameters, with those arguments in place that are not at their defaults."""
-    if sampling is None:
-        return SamplingParams(**arguments)
-    given = {k: value for k, value in arguments.items() if value != getattr(DEFAULTS, k)}
-    return dataclasses.replace(sampling, **given)
-
-
-def _reseeded(params: SamplingParams, index: int) -> SamplingParams:
-    if params.seed is None or not index:
-        return params
-    return dataclasses.replace(params, seed=(params.seed + index) % RANDOM_SEED)
-
-
-def _bias(bias: Mapping[Any, float] | None) -> dict[int, float]:
-    """Keys as numbers: JSON has them as text."""
-    try:
-        return {
-            int(token) if isinstance(token, str) else operator.index(token): value
-            for token, value in (bias or {}).items()
-        }
-    except (AttributeError, TypeError, ValueError):
-        raise ParameterError(f"logit_bias={bias!r}: map token ids to numbers or False.") from None
-
-
-def _listed(processors: Any) -> list[Callable[..., Any]]:
-    if processors is None:
-        return []
-    return list(processors) if isinstance(processors, list | tuple) else [processors]
-
-
-def _criteria(
-    check: Callable[..., bool] | None,
-) -> Callable[[Sequence[int], Context, int], bool] | None:
-    if check is None:
-        return None
-
-    def criterion(tokens: Sequence[int], context: Context, index: int) -> bool:
-        import numpy as np
-
-        return bool(check(np.array(tokens, dtype=np.intc), context.logits(index)))
-
-    return criterion

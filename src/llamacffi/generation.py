@@ -7,7 +7,7 @@ finish reason. `run` does that for one sequence; an engine does it for many in o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -95,7 +95,7 @@ class Generation:
         prompt_logprobs: Report those of the prompt's tokens, too.
         criteria: Called after each token with all tokens, the context and the output's index; true
             ends the text.
-        special: Spell control tokens out in the text.
+        spelled: Control tokens that the text spells out; others do not show in it.
 
     Attributes:
         history: The tokens so far, prompt included.
@@ -116,7 +116,7 @@ class Generation:
         logprobs: int | None = None,
         prompt_logprobs: bool = False,
         criteria: StoppingCriterion | None = None,
-        special: bool = False,
+        spelled: Collection[int] = (),
     ) -> None:
         prompt = check_tokens(prompt, vocab.n_tokens)
         if not prompt:
@@ -133,7 +133,7 @@ class Generation:
         self._vocab = vocab
         self.n_vocab = vocab.n_tokens
         self._chain = chain
-        self._decoder = StreamDecoder(vocab, special)
+        self._decoder = StreamDecoder(vocab, spelled)
         self._stops = StopStrings(texts)
         self._min_tokens = min_tokens
         self._ends = [*vocab.eog_tokens, *self._stop_tokens] if min_tokens else []

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from llamacffi.adapter import Adapter
 from llamacffi.backends import AUTO
-from llamacffi.completing import Completing
+from llamacffi.chat_completing import ChatCompleting
 from llamacffi.context import Context
 from llamacffi.context_params import ATTENTION, CACHE_TYPES, POOLING, ROPE_SCALING
 from llamacffi.errors import ParameterError, UnsupportedError
@@ -16,6 +16,7 @@ from llamacffi.generation import Drafter
 from llamacffi.model import Model, Progress
 from llamacffi.model_params import SPLIT_MODES, MetadataValue
 from llamacffi.sampling.seeds import RANDOM_SEED
+from llamacffi.templates.choice import TemplateChoice
 from llamacffi.turn import Turn
 
 __all__ = ["Llama"]
@@ -33,8 +34,8 @@ def _name(parameter: str, value: int | str | None, choices: Mapping[str, int], d
     raise ParameterError(f"{parameter}={value}: choose one of {', '.join(choices)}.")
 
 
-class Llama(Completing):
-    """A model ready to complete text; takes llama-cpp-python's arguments.
+class Llama(ChatCompleting):
+    """A model ready to complete text and to chat; takes llama-cpp-python's arguments.
 
     Differences to llama-cpp-python: unknown arguments are an error; all layers go to the device
     by default; flash attention is chosen by llama.cpp unless set; nothing is logged to standard
@@ -80,6 +81,9 @@ class Llama(Completing):
         type_k: Type of cached keys.
         type_v: Type of cached values.
         spm_infill: Put the suffix before the prefix when filling in.
+        chat_format: The template for conversations: a registered name ("chatml"), Jinja text, a
+            file of such, or a `Template`. None for a plugin's that matches the model, else the one
+            in the model's file.
         verbose: Log llama.cpp's messages to standard error.
         draft_model: Proposes tokens that are then checked together, which is faster where it is
             often right and changes nothing else: `PromptLookup()`, `DraftModel(...)`, or a
@@ -131,6 +135,7 @@ class Llama(Completing):
         type_k: int | str | None = None,
         type_v: int | str | None = None,
         spm_infill: bool = False,
+        chat_format: TemplateChoice = None,
         draft_model: Drafter | None = None,
         verbose: bool = False,
         progress: Progress = False,
@@ -143,6 +148,7 @@ class Llama(Completing):
         self._last_n = last_n_tokens_size
         self._spm_infill = spm_infill
         self._drafter = draft_model
+        self._chat_format = chat_format
         self._turn = Turn()
         load_modes = {(True, False): "auto", (True, True): "mmap+mlock", (False, True): "mlock"}
         self.model = Model(

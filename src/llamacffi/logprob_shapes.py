@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from llamacffi.logprobs import TokenLogprobs
@@ -17,11 +17,11 @@ class Offsets:
     Args:
         vocab: Makes text of the tokens.
         start: Characters before the first one.
-        special: Whether control tokens count with their spelling, or as nothing.
+        spelled: Control tokens that count with their spelling; the others count as nothing.
     """
 
-    def __init__(self, vocab: Vocab, start: int, special: bool = False) -> None:
-        self._decoder = StreamDecoder(vocab, special)
+    def __init__(self, vocab: Vocab, start: int, spelled: Collection[int] = ()) -> None:
+        self._decoder = StreamDecoder(vocab, spelled)
         self.end = start
 
     def of(self, tokens: Sequence[int]) -> Iterator[int]:
@@ -39,8 +39,8 @@ def prompt_offsets(vocab: Vocab, tokens: Sequence[int], length: int) -> list[int
     """
     found: list[int] = []
     end = 0
-    for special in (True, False):
-        offsets = Offsets(vocab, 0, special)
+    for spelled in (tokens, ()):
+        offsets = Offsets(vocab, 0, spelled)
         found, end = list(offsets.of(tokens)), offsets.end
         if end == length:
             break

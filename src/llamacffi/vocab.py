@@ -6,7 +6,7 @@ import codecs
 import functools
 import operator
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llamacffi.errors import InvalidTokenError, ParameterError, UnsupportedError
@@ -339,16 +339,22 @@ class Vocab:
 
 
 class StreamDecoder:
-    """Tokens to text, one at a time: a character whose bytes span tokens comes out whole."""
+    """Tokens to text, one at a time: a character whose bytes span tokens comes out whole.
 
-    def __init__(self, vocab: Vocab, special: bool = False) -> None:
+    Args:
+        vocab: The vocabulary.
+        spelled: Control tokens that come out as they are spelled; the others come out as nothing.
+    """
+
+    def __init__(self, vocab: Vocab, spelled: Collection[int] = ()) -> None:
         self._vocab = vocab
-        self._special = special
+        self._spelled = frozenset(spelled)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: int) -> str:
         """Add a token; returns the text that is complete now, often "" or a few characters."""
-        return self._decoder.decode(self._vocab.token_to_piece(token, self._special))
+        piece = self._vocab.token_to_piece(token, special=token in self._spelled)
+        return self._decoder.decode(piece)
 
     def finish(self) -> str:
         """End the text: what is left of an incomplete character comes out as U+FFFD."""

@@ -102,7 +102,7 @@ class JinjaTemplate(Template):
             stops=(*self._stops, *rendered["stops"]),
             grammar=_grammar(held, options),
             spelled=tuple(held["preserved_tokens"]),
-            thinking=_thinking(held) if options.enable_thinking else None,
+            thinking=_thinking(held),
             parser=_parser(held) if given or held["supports_thinking"] else None,
         )
 
