@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llamacffi.backends import AUTO, choose
-from llamacffi.errors import SchemaError, TemplateError
+from llamacffi.errors import TemplateError
 from llamacffi.native.library import Library
 from llamacffi.sampling.grammar import Grammar, without_surrogates
 from llamacffi.sampling.thinking import Thinking
@@ -24,12 +24,12 @@ from llamacffi.templates.template import (
     Template,
     Tool,
 )
+from llamacffi.templates.tool_schemas import enforceable_tool
 
 __all__ = ["JinjaTemplate"]
 
 MAX_SOURCE_BYTES = 1 << 20
 MAX_OPENED = 4  # the same text with other BOS and EOS tokens
-ANY_ARGUMENTS = {"type": "object"}
 
 
 class JinjaTemplate(Template):
@@ -94,9 +94,8 @@ class JinjaTemplate(Template):
                     f"tool_choice names {options.tool_choice!r}; the tools are "
                     f"{', '.join(map(_name, given))}."
                 )
-            held = self._rendered(
-                checked_messages(messages), [_enforceable(tool) for tool in offered], options
-            )
+            enforceable = [enforceable_tool(tool, index) for index, tool in enumerate(offered)]
+            held = self._rendered(checked_messages(messages), enforceable, options)
         return Prompt(
             _parts(rendered["prompt"], rendered["input"]),
             stops=(*self._stops, *rendered["stops"]),
@@ -191,18 +190,6 @@ def _library() -> Library:
 
 def _name(tool: Mapping[str, Any]) -> str:
     return str(tool["function"]["name"])
-
-
-def _enforceable(tool: dict[str, Any]) -> dict[str, Any]:
-    """The tool, with a schema of its arguments that can become a grammar."""
-    from llamacffi.sampling.json_schema import schema_text  # 5 ms, and not for everyone
-
-    parameters = tool["function"]["parameters"] or ANY_ARGUMENTS
-    try:
-        parameters = json.loads(schema_text(parameters))
-    except SchemaError:
-        parameters = ANY_ARGUMENTS  # the tool gets to see what is wrong
-    return {**tool, "function": {**tool["function"], "parameters": parameters}}
 
 
 def _reason(message: str) -> str:
