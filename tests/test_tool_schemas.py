@@ -69,7 +69,7 @@ def test_references_of_one_name_in_two_tools() -> None:
         assert inner is None or isinstance(inner, kind)
 
 
-@pytest.mark.parametrize("name", REWRITTEN)
+@pytest.mark.parametrize("name", [name for name in REWRITTEN if not name.startswith("draft")])
 def test_schemas_that_can_be_enforced(name: str) -> None:
     inner = REWRITTEN[name][0]
     if not isinstance(inner, dict) or "$defs" in inner or "definitions" in inner:
@@ -100,6 +100,7 @@ def test_what_can_be_enforced_still_is() -> None:
     }
     for _, arguments in calls([tool("f", "Do.", schema)]):
         assert set(arguments) == {"odd", "city"}
+        assert isinstance(arguments["odd"], list)
         assert arguments["city"] in ("Oslo", "Rome")
 
 

@@ -7,6 +7,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from llamacffi.backends import AUTO, choose
@@ -83,8 +84,10 @@ class JinjaTemplate(Template):
                 limit; or the conversation is no such.
         """
         given = checked_tools(tools)
-        rendered = self._rendered(checked_messages(messages), given, options)
-        held = rendered
+        # Without a choice of tools the engine does not look into their schemas, which may be
+        # anything; all of upstream's templates make the same prompt of it.
+        shown = replace(options, tool_choice="none") if given else options
+        held = rendered = self._rendered(checked_messages(messages), given, shown)
         if given and options.tool_choice != "none":
             # The grammar is made of schemas that the converter can be trusted with; the prompt
             # shows them as they are.

@@ -43,15 +43,19 @@ def _prepared(parameters: Any, prefix: str) -> dict[str, Any] | None:
 
 
 def _relaxed(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The same properties, without those of their schemas that cannot be enforced."""
+    """The same properties, only their types where their schemas cannot be enforced."""
     properties, required = parameters.get("properties"), parameters.get("required")
     if not isinstance(properties, Mapping):
         return ANY_ARGUMENTS
     shared = {key: parameters[key] for key in _SHARED if key in parameters}
 
     def kept(name: Any, schema: Any) -> Any:
-        alone = {**shared, "type": "object", "properties": {name: schema}}
-        return {} if _prepared(alone, "d") is None else schema
+        kind = {"type": schema["type"]} if isinstance(schema, Mapping) and "type" in schema else {}
+        for candidate in (schema, kind):
+            alone = {**shared, "type": "object", "properties": {name: candidate}}
+            if _prepared(alone, "d") is not None:
+                return candidate
+        return {}
 
     return {
         **shared,
