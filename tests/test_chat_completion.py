@@ -189,7 +189,9 @@ def test_a_format_of_ones_own(model_path: Path, tmp_path: Path, kind: str) -> No
     with with_format(model_path, chosen) as llama:
         prompt = llama.template.render(HI).text
         assert prompt == choose_template(llama.metadata, chosen).render(HI).text
-        assert (prompt == "user: Hi there\nassistant:") == (kind in ("text", "path", "path as text"))
+        assert (prompt == "user: Hi there\nassistant:") == (
+            kind in ("text", "path", "path as text")
+        )
         assert text_of(chat(llama, max_tokens=3))
 
 
@@ -201,13 +203,10 @@ def test_formats_that_do_not_exist(model_path: Path, tmp_path: Path) -> None:
             assert "chatml" in str(raised.value)
 
 
-def test_a_file_without_a_template(model_path: Path) -> None:
-    bare = {"tokenizer.chat_template": ""}
-    with with_format(model_path, None, kv_overrides=bare) as llama:
-        with pytest.raises(TemplateError, match=r"chat_format=.*chatml"):
-            chat(llama)
-    with with_format(model_path, "chatml", kv_overrides=bare) as llama:
-        assert text_of(chat(llama, max_tokens=2))
+def test_a_file_without_a_template(llama: Llama) -> None:
+    metadata = {k: v for k, v in llama.metadata.items() if "chat_template" not in k}
+    with pytest.raises(TemplateError, match=r"chat_format=.*chatml"):
+        choose_template(metadata)
 
 
 # -- ends -----------------------------------------------------------------------------------------

@@ -218,6 +218,9 @@ def _grammar(rendered: Mapping[str, Any], options: RenderOptions) -> Grammar | N
         return None
     if options.tool_choice not in ("auto", "none"):
         text = _without_preamble(text)
+    if not options.parallel_tool_calls:
+        # Upstream's rule for one tag around each call repeats it all the same.
+        text = re.sub(r"^(tool-calls ::= \(tool-call\?? space\))\+$", r"\1", text, flags=re.M)
     if not rendered["grammar_lazy"]:
         return Grammar(text, prefix=rendered["generation_prompt"])
     triggers = rendered["grammar_triggers"]
@@ -236,7 +239,9 @@ def _without_preamble(grammar: str) -> str:
 
     A model that does not think of calling would otherwise talk until its tokens are used up.
     """
-    return re.sub(r"^(root ::= .*?)until-\d+\? (tool-calls?)$", r"\1\2", grammar, flags=re.M)
+    return re.sub(
+        r"^(root ::= .*?)until-\d+\??(?: space)? (tool-call[\w-]*)$", r"\1\2", grammar, flags=re.M
+    )
 
 
 def _thinking(rendered: Mapping[str, Any]) -> Thinking | None:
