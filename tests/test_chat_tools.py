@@ -226,4 +226,6 @@ def test_a_template_of_another_form(llama: Llama, upstream: Any) -> None:
         ) as other:  # fmt: skip
             history = [user("Hi"), assistant("Hello."), USER]
             result = chat(other, history, **CALLING, tool_choice=CALLED, parallel_tool_calls=False)
-            assert [name for name, _ in calls_of(message_of(result))][:1] == ["get_weather"]
+            # The tokens may not do for the whole call, but for its beginning.
+            (call,) = message_of(result)["tool_calls"]
+            assert call["function"]["name"] == "get_weather"
