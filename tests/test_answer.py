@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from llamacffi.answer import Answer, parser_of
@@ -33,7 +33,7 @@ def parse() -> AnswerParser:
     return found
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(texts, st.lists(st.integers(0, 400), max_size=12), st.booleans(), st.sampled_from([None, 1]))
 def test_pieces(
     parse: AnswerParser,
@@ -43,6 +43,10 @@ def test_pieces(
     cut: bool,
     n_calls_max: int | None,
 ) -> None:
+    try:
+        parse(text, False)
+    except TemplateError:
+        assume(False)  # the grammar of calls lets no such answer come out
     answer, whole = Answer(parse, n_calls_max), Answer(parse, n_calls_max)
     deltas = [answer.push(piece) for piece in pieces(text, places)]
     deltas.append(answer.finish(cut))
@@ -68,6 +72,14 @@ def test_a_long_answer_is_not_parsed_for_each_piece() -> None:
     deltas.append(answer.finish(cut=False))
     assert len(parsed) < 700
     assert joined_deltas(deltas) == answer.message(cut=False)
+
+
+def test_a_text_that_breaks_its_form_is_not_lost(parse: AnswerParser) -> None:
+    text = '{"x": "<tool_call>\n<tool_call>\n'
+    answer = Answer(parse)
+    deltas = [answer.push(character) for character in text]
+    deltas.append(answer.finish(cut=False))
+    assert joined_deltas(deltas)["content"] == answer.message(cut=False)["content"] == text
 
 
 def test_what_no_parser_understands_is_a_text() -> None:

@@ -90,9 +90,12 @@ class Answer:
             return {"content": self.text}
         for partial in (True,) if cut else (False, True):
             try:
-                return self._parse(self.text, partial)
+                found = self._parse(self.text, partial)
             except TemplateError:
                 continue
+            # Of a text that breaks its own form, the engine's partial message may be empty.
+            if cut or not partial or any(found.get(key) for key in (*_TEXTS, "tool_calls")):
+                return found
         return {"content": self.text}  # not of the template's form: a text, at least
 
     def _calls(self, message: Mapping[str, Any]) -> list[dict[str, Any]]:
