@@ -44,6 +44,13 @@ class ChatRequest:
     reasoning_budget_message: str = ""
     variables: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.reasoning_budget is not None and self.reasoning_budget < 0:
+            raise ParameterError(
+                f"reasoning_budget={self.reasoning_budget}: choose 0 tokens or more, or None for "
+                "any number."
+            )
+
     def rendered(self, template: Template, vocab: Vocab) -> Prompt:
         """The prompt.
 
