@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from llamacffi.backends import Device as Device
     from llamacffi.backends import backends as backends
     from llamacffi.batch import Batch as Batch
+    from llamacffi.chat import ChatSession as ChatSession
     from llamacffi.context import Context as Context
     from llamacffi.disk_cache import DiskPromptCache as DiskPromptCache
     from llamacffi.drafting import DraftModel as DraftModel
@@ -48,6 +49,7 @@ _HOMES = {
     "Backend": "backends",
     "BackendReport": "backends",
     "Batch": "batch",
+    "ChatSession": "chat",
     "Context": "context",
     "Device": "backends",
     "DiskPromptCache": "disk_cache",

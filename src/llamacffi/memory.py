@@ -168,6 +168,23 @@ class Memory:
             self._library.check(self._error, "Shifting the memory", self._handle)
             self._forget_tokens_from(sequence, min(start, start + delta))
 
+    def cut(self, sequence: int, start: int, end: int) -> None:
+        """Forget a range and move what is behind it up (llama_memory_seq_rm, _seq_add).
+
+        What is left was computed with the range in sight, which a new computation would not be.
+
+        Raises:
+            UnsupportedError: This memory cannot shift.
+        """
+        self._check_shift(sequence)
+        with self._handle.lock:
+            behind = self._tokens.get(sequence, [])[end:]
+            self.remove(sequence, start, end)
+            self.shift(sequence, end, EVERY, start - end)
+            known = self._tokens.get(sequence, [])
+            if len(known) == start:
+                known.extend(behind)
+
     def divide(self, sequence: int, start: int, end: int, divisor: int) -> None:
         """Divide the positions of a range (llama_memory_seq_div).
 

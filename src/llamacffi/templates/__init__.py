@@ -2,6 +2,7 @@
 
 from llamacffi.templates.choice import choose_template, token_options
 from llamacffi.templates.jinja import JinjaTemplate
+from llamacffi.templates.messages import checked_messages, checked_tools, text_of
 from llamacffi.templates.registry import find_template, templates
 from llamacffi.templates.template import (
     AnswerParser,
@@ -22,8 +23,11 @@ __all__ = [
     "Template",
     "Thinking",
     "Tool",
+    "checked_messages",
+    "checked_tools",
     "choose_template",
     "find_template",
     "templates",
+    "text_of",
     "token_options",
 ]

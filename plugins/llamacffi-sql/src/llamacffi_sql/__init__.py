@@ -1,0 +1,1 @@
+"""Questions about a database answered by SQL: a prompt template for llamacffi."""
