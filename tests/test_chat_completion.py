@@ -263,7 +263,7 @@ def test_response_formats(llama: Llama) -> None:
         ({"tool_choice": "get_weather"}, ParameterError),
         ({"tool_choice": 7}, ParameterError),
         ({"logit_bias": {"x": 1}}, ParameterError),
-        ({"reasoning_budget": -1}, ParameterError),
+        ({"reasoning_budget": -2}, ParameterError),
     ],
     ids=repr,
 )

@@ -92,9 +92,7 @@ class ChatRequest:
             params = replace(params, json_schema=self.schema)
         n_tokens = self.reasoning_budget
         if n_tokens is not None and n_tokens >= 0 and prompt.thinking is not None:
-            budget = ThinkingBudget(
-                vocab, prompt.thinking, n_tokens, self.reasoning_budget_message
-            )
+            budget = ThinkingBudget(vocab, prompt.thinking, n_tokens, self.reasoning_budget_message)
             params = replace(params, processors=(*params.processors, budget))
         return params
 
