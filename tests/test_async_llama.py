@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from llamacffi import AsyncLlama, Llama
-from llamacffi.aio import Stream
+from llamacffi.aio import READ_AHEAD, Stream
 from llamacffi.errors import (
     CancelledError,
     ClosedError,
@@ -337,26 +337,24 @@ def test_two_tasks_wait_for_each_other(llm: AsyncLlama, wanted: str) -> None:
     """A stream that is read slowly is not superseded by another task's call."""
 
     async def main() -> None:
-        order = []
+        pieces: list[str] = []
+        begun = asyncio.Event()
 
-        async def slow() -> str:
-            found = ""
-            async for chunk in await stream(llm, max_tokens=20):
-                await asyncio.sleep(0.02)
-                found += text_of(chunk)
-            order.append("slow")
-            return found
+        async def slow() -> None:
+            async for chunk in await stream(llm, max_tokens=20, ignore_eos=True):
+                pieces.append(text_of(chunk))
+                begun.set()
+                await asyncio.sleep(0.01)
 
-        async def other() -> str:
-            await asyncio.sleep(0.1)
-            found = await text(llm)
-            order.append("other")
-            return found
+        async def other() -> int:
+            await begun.wait()
+            assert await text(llm) == wanted
+            return len(pieces)
 
-        found = await asyncio.gather(slow(), other())
-        assert found[0].startswith(wanted)
-        assert found[1] == wanted
-        assert order == ["slow", "other"]
+        _, n_read = await asyncio.gather(slow(), other())
+        assert "".join(pieces).startswith(wanted)
+        assert len(pieces) > 15
+        assert n_read >= len(pieces) - READ_AHEAD - 1  # what was left had been computed already
 
     in_loop(main)
 

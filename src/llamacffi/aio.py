@@ -138,7 +138,7 @@ class _Worker(Generic[T]):
         self.bell = _Bell()
         self.items: deque[T] = deque()
         self.over = False
-        self._make = make
+        self._make: Callable[[], Iterator[T]] | None = make
         self._iterator: Iterator[T] | None = None
         self._error: BaseException | None = None
         self._read_ahead = max(1, read_ahead)
@@ -225,7 +225,10 @@ class _Worker(Generic[T]):
         try:
             self.call.check()
             if self._iterator is None:
-                self._iterator = iter(self._make())
+                make, self._make = self._make, None  # it may hold what the iterator frees
+                assert make is not None
+                self._iterator = iter(make())
+                del make
             self.items.append(next(self._iterator))
             return
         except StopIteration:
@@ -237,6 +240,10 @@ class _Worker(Generic[T]):
             getattr(iterator, "close", _nothing)()
         except BaseException as error:
             self._error = error
+        if self.call.cancelled and isinstance(self._error, CancelledError):
+            # Of no interest is where it happened, and those frames hold native objects.
+            self._error = self._error.with_traceback(None)
+        self._make = None
         self.over = True
 
 
