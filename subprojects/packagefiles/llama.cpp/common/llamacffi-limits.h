@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,11 +18,27 @@ struct limit_reached {
     const char * what;
 };
 
+// A value that a template can change after it was made, so that it may hold itself.
+struct changeable {
+    virtual void forget() = 0;  // what it holds
+
+  protected:
+    ~changeable() = default;
+};
+
 struct limits {
     std::chrono::steady_clock::time_point deadline;
     size_t bytes;  // that may still be made
     int depth;     // of nested calls that may still be entered
     unsigned steps = 0;
+    std::vector<std::shared_ptr<changeable>> changed = {};
+
+    // Values that hold themselves would never be released.
+    ~limits() {
+        for (const auto & value : changed) {
+            value->forget();
+        }
+    }
 };
 
 inline thread_local limits * limits_in_force = nullptr;
@@ -38,6 +55,15 @@ inline void made(size_t bytes) {
     now->bytes -= bytes;
     if ((++now->steps & 63) == 0 && std::chrono::steady_clock::now() > now->deadline) {
         throw limit_reached{"it takes too long"};
+    }
+}
+
+// Notes that a template has changed a value.
+inline void changed(const std::shared_ptr<changeable> & value) {
+    limits * const now = limits_in_force;
+    if (now != nullptr && (now->changed.empty() || now->changed.back() != value)) {
+        made(sizeof(value));
+        now->changed.push_back(value);
     }
 }
 
