@@ -140,9 +140,11 @@ REFUSED = {
         for text in (
             "{{", "{%", "{#", "{{ 'x", '{{ "x\\', "{{ (", "{{ [1,", "{{ {1:", "{{ a.", "{{ a[",
             "{{ a|", "{{ a is", "{{ f(", "{{ 'a' 'b'", "{{ not", "{{ -", "{{ 1 if",
-            "{{ 1 if 2 else", "{{ a[1:", "{%- ", "{{- ", "{% wrong %}", "{% if", "{% if x %}", "{% if x %}{% elif",
+            "{{ 1 if 2 else", "{{ a[1:", "{%- ", "{{- ", "{% wrong %}", "{% if",
+            "{% if x %}", "{% if x %}{% elif",
             "{% if x %}{% else %}", "{% for", "{% for a", "{% for a in", "{% for a in b %}",
-            "{% macro", "{% macro f(", "{% macro f() %}", "{% set", "{% set a", "{% set a =", "{% set a %}",
+            "{% macro", "{% macro f(", "{% macro f() %}", "{% set", "{% set a",
+            "{% set a =", "{% set a %}",
             "{% call", "{% call f() %}", "{% filter", "{% filter upper %}",
         )
     },
