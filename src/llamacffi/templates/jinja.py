@@ -83,7 +83,14 @@ class JinjaTemplate(Template):
                 limit; or the conversation is no such.
         """
         given = checked_tools(tools)
-        rendered = self._rendered(checked_messages(messages), given, options)
+        try:
+            rendered = self._rendered(checked_messages(messages), given, options)
+        except TemplateError:
+            if not given:
+                raise
+            # A grammar is made of these schemas too, and upstream knows fewer of them.
+            enforceable = [_enforceable(tool) for tool in given]
+            rendered = self._rendered(checked_messages(messages), enforceable, options)
         held = rendered
         if given and options.tool_choice != "none":
             # The grammar is made of schemas that the converter can be trusted with; the prompt
@@ -199,10 +206,17 @@ def _enforceable(tool: dict[str, Any]) -> dict[str, Any]:
 
     parameters = tool["function"]["parameters"] or ANY_ARGUMENTS
     try:
-        parameters = json.loads(schema_text(parameters))
+        parameters = _with_its_root(json.loads(schema_text(parameters)))
     except SchemaError:
         parameters = ANY_ARGUMENTS  # the tool gets to see what is wrong
     return {**tool, "function": {**tool["function"], "parameters": parameters}}
+
+
+def _with_its_root(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema, whose root is no reference: formats with a tag per parameter look for them."""
+    definitions = schema.get("$defs", {})
+    root = definitions.get(str(schema.get("$ref", "")).removeprefix("#/$defs/"))
+    return schema if root is None else {**root, "$defs": definitions}
 
 
 def _reason(message: str) -> str:
