@@ -58,6 +58,24 @@ inline void made(size_t bytes) {
     }
 }
 
+// What one thing has taken of the limits; it is given back with the thing.
+struct counted {
+    size_t bytes = 0;
+
+    counted() = default;
+    counted(const counted &) {}  // a copy counts for itself
+    counted & operator=(const counted &) { return *this; }
+    ~counted() {
+        if (limits_in_force != nullptr) {
+            limits_in_force->bytes += bytes;
+        }
+    }
+    void add(size_t more) {
+        made(more);
+        bytes += limits_in_force != nullptr ? more : 0;
+    }
+};
+
 // Notes that a template has changed a value.
 inline void changed(const std::shared_ptr<changeable> & value) {
     limits * const now = limits_in_force;
@@ -71,7 +89,7 @@ inline void changed(const std::shared_ptr<changeable> & value) {
 class nested {
   public:
     nested() {
-        made(16);
+        made(2);
         if (limits_in_force != nullptr && --limits_in_force->depth < 0) {
             limits_in_force->depth++;
             throw limit_reached{"it nests too deeply"};
