@@ -82,6 +82,8 @@ class ChatSession(History):
             model is to see.
         output_transform: Gets an iterator over the pieces of an answer, and returns one over
             those that are shown and remembered.
+        on_reasoning: Gets the pieces of the model's thoughts as they come, which streams leave
+            out.
 
     Attributes:
         usage: The tokens of the last answer.
@@ -110,6 +112,7 @@ class ChatSession(History):
         template_variables: Mapping[str, Any] | None = None,
         history_transform: Callable[[list[dict[str, Any]]], Iterable[Message]] | None = None,
         output_transform: Callable[[Iterator[str]], Iterable[str]] | None = None,
+        on_reasoning: Callable[[str], object] | None = None,
     ) -> None:
         super().__init__(messages, system)
         self._choice = template
@@ -124,6 +127,7 @@ class ChatSession(History):
         self._variables = dict(template_variables or {})
         self._history_transform = history_transform
         self._output_transform = output_transform
+        self._on_reasoning = on_reasoning
         self._n_again = 0
         self.usage = Usage(0, 0)
         source = model.model if isinstance(model, Llama | Context) else model
@@ -239,14 +243,14 @@ class ChatSession(History):
         """One answer, which is in the history afterwards, also if it is left half-way."""
         answer, generation, steps = self._begin(options, last)
         shown: list[str] = []
-        pieces = (answer.push(step.text).get("content", "") for step in steps)
+        pieces = (self._content(answer.push(step.text)) for step in steps)
         done = False
         try:
             for piece in self._through(pieces):
                 if piece:
                     shown.append(piece)
                     yield piece
-            for piece in self._through(iter([answer.finish(_cut(generation)).get("content", "")])):
+            for piece in self._through(iter([self._content(answer.finish(_cut(generation)))])):
                 if piece:
                     shown.append(piece)
                     yield piece
@@ -261,6 +265,13 @@ class ChatSession(History):
                 if self._output_transform is not None:
                     message["content"] = "".join(shown) or message["content"]
                 self._messages.append(message)
+
+    def _content(self, delta: Mapping[str, Any]) -> str:
+        thought = delta.get("reasoning_content")
+        if thought and self._on_reasoning is not None:
+            self._on_reasoning(thought)
+        content: str = delta.get("content", "")
+        return content
 
     def _through(self, pieces: Iterator[str]) -> Iterable[str]:
         return pieces if self._output_transform is None else self._output_transform(pieces)
