@@ -17,20 +17,20 @@ PACKAGE = Path(llamacffi.__file__).parent
 
 # From the bottom to the top; a module may import what stands before it, a package also itself.
 ORDER = (
-    "errors", "native", "hookspecs", "plugins", "backends", "hub", "gguf_check",
+    "errors", "call", "native", "hookspecs", "plugins", "backends", "hub", "gguf_check",
     "fingerprint", "vocab", "model_params", "model",
     "context_params", "memory", "batch", "decoding", "state_format", "state", "context",
     "prompt_cache", "disk_cache", "adapter", "gguf", "estimate",
     "sampling", "templates",
     "stopping", "logprobs", "logprob_shapes", "scoring", "generation", "drafting",
-    "turn", "arguments", "completion", "completing",
-    "answer", "chat_request", "chat_completion", "chat_completing", "llama", "chat", "engine",
-    "server", "cli", "__main__",
+    "turn", "aio", "arguments", "completion", "completing",
+    "answer", "chat_request", "chat_completion", "chat_completing", "llama", "chat",
+    "async_llama", "engine", "server", "cli", "__main__",
 )  # fmt: skip
 # Conveniences that reach up when they are called: `Model.context`, `Context.set_adapters`.
 UPWARD_WHEN_CALLED = {("model", "context"), ("context", "adapter")}
 HEAVY = {"numpy", "cffi", "_cffi_backend", "click", "pluggy", "psutil", "tqdm", "archspec",
-         "huggingface_hub", "platformdirs"}  # fmt: skip
+         "huggingface_hub", "platformdirs", "asyncio"}  # fmt: skip
 
 
 def modules() -> list[Path]:

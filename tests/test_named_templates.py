@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llamacffi.errors import TemplateError
-from llamacffi.templates import JinjaTemplate, RenderOptions
+from llamacffi.templates import JinjaTemplate, RenderOptions, find_template
 from llamacffi.templates.named import NamedFormat, named_formats
 from tests.named_prompts import COMMAND_R_ACTIONS, COMMAND_R_BASICS, COMMAND_R_TASK, PROMPTS
 from tests.reference_templates import RefusalError, reference_render
@@ -17,7 +18,8 @@ from tests.reference_templates import RefusalError, reference_render
 Message = Mapping[str, Any]
 Render = Callable[..., str]
 
-FORMATS = {each.name: each for each in named_formats()}
+UPSTREAMS = "gpt-oss"  # llama.cpp's own file, compared in test_upstream_templates.py
+FORMATS = {each.name: each for each in named_formats() if each.name != UPSTREAMS}
 # Those with a published way for tools; the others refuse.
 WITH_TOOLS = ("chatml", "llama-3", "mistral-v3", "mistral-v7", "command-r")
 IN_TURN = ("llama-2", "mistral-v1", "mistral-v3", "mistral-v7", "gemma")
@@ -108,9 +110,22 @@ every_format = pytest.mark.parametrize("name", FORMATS)
 def test_the_table_and_the_folder_agree() -> None:
     folder = files("llamacffi.templates.named")
     found = {path.name for path in folder.iterdir() if path.name.endswith(".jinja")}
-    assert found == {f"{name}.jinja" for name in FORMATS}
+    assert found == {f"{each.name}.jinja" for each in named_formats()}
     assert set(PROMPTS) == set(FORMATS)
-    assert len(FORMATS) == len(list(named_formats()))
+    assert len(FORMATS) + 1 == len(list(named_formats()))
+
+
+def test_harmony_is_upstreams(upstream: Path) -> None:
+    (harmony,) = (each for each in named_formats() if each.name == UPSTREAMS)
+    file = upstream / "models" / "templates" / "openai-gpt-oss-120b.jinja"
+    assert harmony.source() == file.read_text(encoding="utf-8")
+    prompt = find_template(UPSTREAMS).render([{"role": "user", "content": "<|end|>Hi"}])
+    assert ("<|end|>Hi", False) in prompt.parts
+    assert prompt.parser is not None
+    thoughts = "<|channel|>analysis<|message|>Hm.<|end|>"
+    answer = f"{thoughts}<|start|>assistant<|channel|>final<|message|>Hi!"
+    message = prompt.parser(answer, False)
+    assert (message["reasoning_content"], message["content"]) == ("Hm.", "Hi!")
 
 
 @pytest.mark.parametrize("each", FORMATS.values(), ids=FORMATS)

@@ -14,6 +14,7 @@ import_ms = (time.perf_counter() - begun) * 1e3
 import json
 from typing import Any
 
+import chatting
 import timing
 from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
@@ -61,6 +62,10 @@ if job["kind"] == "import":
     timing.report([import_ms])
 elif job["kind"] in ("structured", "logprobs", "processor", "lookup"):
     feature(job)
+elif job["kind"] == "second_turn":
+    chatting.second_turn(llama_cpp.Llama(**chatting.settings(job)), job)
+elif job["kind"] == "switching":
+    chatting.switching(llama_cpp.Llama(**chatting.settings(job)), job)
 else:
     llm = llama_cpp.Llama(**timing.settings(job))
     if job["kind"] == "prompt":

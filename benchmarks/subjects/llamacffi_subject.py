@@ -14,6 +14,7 @@ import_ms = (time.perf_counter() - begun) * 1e3
 from collections.abc import Callable
 from typing import Any
 
+import sessions
 import timing
 
 
@@ -68,6 +69,8 @@ if job["kind"] == "import":
     timing.report([import_ms])
 elif job["kind"] == "prompt":
     prompt(job)
+elif job["kind"] in sessions.KINDS:
+    sessions.KINDS[job["kind"]](job)
 elif job["kind"] in FEATURES:
     feature(llamacffi.Llama(**timing.settings(job)), job["kind"], job["repetitions"])
 else:

@@ -10,11 +10,13 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llamacffi import aio as aio
     from llamacffi import errors as errors
     from llamacffi import hub as hub
     from llamacffi import plugins as plugins
     from llamacffi import templates as templates
     from llamacffi.adapter import Adapter as Adapter
+    from llamacffi.async_llama import AsyncLlama as AsyncLlama
     from llamacffi.backends import Backend as Backend
     from llamacffi.backends import BackendReport as BackendReport
     from llamacffi.backends import Device as Device
@@ -43,6 +45,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Adapter": "adapter",
+    "AsyncLlama": "async_llama",
     "Backend": "backends",
     "BackendReport": "backends",
     "Batch": "batch",
@@ -66,7 +69,7 @@ _HOMES = {
     "hookimpl": "hookspecs",
     "samplers": "sampling",
 }
-_MODULES = ("backends", "errors", "hub", "plugins", "templates")  # the first can be called
+_MODULES = ("aio", "backends", "errors", "hub", "plugins", "templates")  # backends can be called
 __all__ = [*_HOMES, *_MODULES, "__version__"]
 
 # A library must not print warnings by itself; the application decides where logs go.

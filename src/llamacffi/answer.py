@@ -12,6 +12,9 @@ from llamacffi.templates.template import AnswerParser, Prompt, Template
 __all__ = ["Answer", "parser_of"]
 
 _TEXTS = ("reasoning_content", "content")
+# The whole text is parsed each time. A long one is parsed again when it has grown by this part:
+# calls, which take ten times as long to parse and which nobody reads as they come, more seldom.
+_TEXT_GROWTH, _CALL_GROWTH = 1 / 1024, 1 / 128
 
 
 def parser_of(template: Template, prompt: Prompt) -> AnswerParser | None:
@@ -33,6 +36,7 @@ class Answer:
         self._parse = parse
         self._n_calls_max = n_calls_max
         self.text = ""
+        self._n_parsed = 0
         self._shown: dict[str, str] = dict.fromkeys(_TEXTS, "")
         self._ids: list[str] = []
         self._shown_arguments: list[str] = []
@@ -48,6 +52,10 @@ class Answer:
         self.text += text
         if self._parse is None:
             return {"content": text}
+        growth = _CALL_GROWTH if self._shown_arguments else _TEXT_GROWTH
+        if len(self.text) - self._n_parsed < int(len(self.text) * growth):
+            return {}
+        self._n_parsed = len(self.text)
         try:
             message = self._parse(self.text, True)
         except TemplateError:
@@ -82,9 +90,12 @@ class Answer:
             return {"content": self.text}
         for partial in (True,) if cut else (False, True):
             try:
-                return self._parse(self.text, partial)
+                found = self._parse(self.text, partial)
             except TemplateError:
                 continue
+            # Of a text that breaks its own form, the engine's partial message may be empty.
+            if cut or not partial or any(found.get(key) for key in (*_TEXTS, "tool_calls")):
+                return found
         return {"content": self.text}  # not of the template's form: a text, at least
 
     def _calls(self, message: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ class ChatRequest:
         parallel_tool_calls: Whether one answer may call several.
         schema: What the answer must follow, as `schema_of` takes it; None for free text.
         enable_thinking: Let a model that can think do so.
-        reasoning_budget: Most tokens to think; 0 for none, None for any number.
+        reasoning_budget: Most tokens to think; 0 for none, -1 or None for any number.
         reasoning_budget_message: What the thoughts end with when the budget is used up.
         variables: More variables for the template.
     """
@@ -43,6 +43,13 @@ class ChatRequest:
     reasoning_budget: int | None = None
     reasoning_budget_message: str = ""
     variables: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.reasoning_budget is not None and self.reasoning_budget < -1:
+            raise ParameterError(
+                f"reasoning_budget={self.reasoning_budget}: choose 0 tokens or more, or -1 for any "
+                "number."
+            )
 
     def rendered(self, template: Template, vocab: Vocab) -> Prompt:
         """The prompt.
@@ -83,10 +90,9 @@ class ChatRequest:
             params = replace(params, grammar=prompt.grammar)
         elif self.schema is not None:
             params = replace(params, json_schema=self.schema)
-        if self.reasoning_budget is not None and prompt.thinking is not None:
-            budget = ThinkingBudget(
-                vocab, prompt.thinking, self.reasoning_budget, self.reasoning_budget_message
-            )
+        n_tokens = self.reasoning_budget
+        if n_tokens is not None and n_tokens >= 0 and prompt.thinking is not None:
+            budget = ThinkingBudget(vocab, prompt.thinking, n_tokens, self.reasoning_budget_message)
             params = replace(params, processors=(*params.processors, budget))
         return params
 

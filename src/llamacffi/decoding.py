@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from llamacffi.batch import Batch
+from llamacffi.call import check_cancelled, current_call
 from llamacffi.errors import (
     CancelledError,
     ClosedError,
@@ -261,7 +262,11 @@ class Decoding:
         pointer, error = self._handle.pointer, self._error
         if self._state.cancel:
             self._raise_cancelled()
-        if count >= INTERRUPTIBLE_TOKENS and threading.current_thread() is threading.main_thread():
+        call = current_call()
+        if call is not None:
+            with call.interrupting(self.cancel, self._forget_cancel):
+                code = function(pointer, *arguments, error)
+        elif count >= INTERRUPTIBLE_TOKENS and _in_main_thread():
             try:
                 code = run_interruptible(
                     lambda: int(function(pointer, *arguments, error)), self.cancel
@@ -301,7 +306,13 @@ class Decoding:
         if self._handle.closed:
             raise ClosedError("This context was closed while it decoded.")
         self._state.cancel = 0
+        check_cancelled()  # whoever cancelled the call has said why
         raise CancelledError("The decode was cancelled. The memory is as before the call.")
+
+    def _forget_cancel(self) -> None:
+        """Take back what was meant for a decode that is over, and would hit the next one."""
+        if not self._handle.closed:
+            self._state.cancel = 0
 
     def _undo(self, starts: list[tuple[int, int]]) -> None:
         if self._handle.closed or self._handle.broken or not self._has_memory:
@@ -309,3 +320,7 @@ class Decoding:
         for sequence, start in starts:
             if not self.memory.remove(sequence, start):
                 self.memory.remove(sequence)  # a state that cannot go back
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from llamacffi.call import check_cancelled
 from llamacffi.hub.progress import Report
 
 __all__ = [
@@ -144,6 +145,7 @@ def locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(path.name + ".lock").open("ab") as file:
         while not _try_lock(file.fileno()):
+            check_cancelled()
             time.sleep(0.05)
         yield
 

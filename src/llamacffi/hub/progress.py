@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from llamacffi.call import check_cancelled
 from llamacffi.errors import CancelledError
 
 __all__ = ["Progress", "Report", "reporting"]
@@ -30,16 +31,18 @@ def reporting(progress: Progress, label: str) -> Iterator[Report]:
         with tqdm(desc=label, file=sys.stderr, unit="B", unit_scale=True, unit_divisor=1024) as bar:
 
             def show(done: int, total: int | None) -> None:
+                check_cancelled()
                 bar.total = total
                 bar.update(done - bar.n)
 
             yield show
     else:
-        yield lambda _done, _total: None
+        yield lambda _done, _total: check_cancelled()
 
 
 def _calling(progress: Callable[[int, int | None], object], label: str) -> Report:
     def report(done: int, total: int | None) -> None:
+        check_cancelled()
         if progress(done, total) is False:
             raise CancelledError(
                 f"the download of {label} was cancelled by the progress callback after {done} "

@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from llamacffi.call import check_cancelled
+
 __all__ = ["run_interruptible"]
 
 Result = TypeVar("Result")
@@ -29,7 +31,7 @@ def run_interruptible(
         cancel: Makes the call return soon; called when the wait is interrupted.
         discard: Frees what the call returned nevertheless after it was cancelled.
         tick: Called in this thread about twenty times a second while waiting; what it raises
-            cancels the call, as KeyboardInterrupt does.
+            cancels the call, as KeyboardInterrupt does, and the end of who waits for the `Call`.
 
     Returns:
         What `call` returned. What it raised is raised here.
@@ -49,6 +51,7 @@ def run_interruptible(
     threading.Thread(target=work, name="llamacffi-call", daemon=True).start()
     try:
         while not done.wait(TICK_SECONDS):
+            check_cancelled()
             if tick is not None:
                 tick()
     except BaseException:

@@ -7,10 +7,11 @@ import json
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from llamacffi.backends import AUTO, choose
-from llamacffi.errors import SchemaError, TemplateError
+from llamacffi.errors import TemplateError
 from llamacffi.native.library import Library
 from llamacffi.sampling.grammar import Grammar, without_surrogates
 from llamacffi.sampling.thinking import Thinking
@@ -24,12 +25,12 @@ from llamacffi.templates.template import (
     Template,
     Tool,
 )
+from llamacffi.templates.tool_schemas import enforceable_tool
 
 __all__ = ["JinjaTemplate"]
 
 MAX_SOURCE_BYTES = 1 << 20
 MAX_OPENED = 4  # the same text with other BOS and EOS tokens
-ANY_ARGUMENTS = {"type": "object"}
 
 
 class JinjaTemplate(Template):
@@ -83,8 +84,10 @@ class JinjaTemplate(Template):
                 limit; or the conversation is no such.
         """
         given = checked_tools(tools)
-        rendered = self._rendered(checked_messages(messages), given, options)
-        held = rendered
+        # Without a choice of tools the engine does not look into their schemas, which may be
+        # anything; all of upstream's templates make the same prompt of it.
+        shown = replace(options, tool_choice="none") if given else options
+        held = rendered = self._rendered(checked_messages(messages), given, shown)
         if given and options.tool_choice != "none":
             # The grammar is made of schemas that the converter can be trusted with; the prompt
             # shows them as they are.
@@ -94,9 +97,8 @@ class JinjaTemplate(Template):
                     f"tool_choice names {options.tool_choice!r}; the tools are "
                     f"{', '.join(map(_name, given))}."
                 )
-            held = self._rendered(
-                checked_messages(messages), [_enforceable(tool) for tool in offered], options
-            )
+            enforceable = [enforceable_tool(tool, index) for index, tool in enumerate(offered)]
+            held = self._rendered(checked_messages(messages), enforceable, options)
         return Prompt(
             _parts(rendered["prompt"], rendered["input"]),
             stops=(*self._stops, *rendered["stops"]),
@@ -196,18 +198,6 @@ def _name(tool: Mapping[str, Any]) -> str:
     return str(tool["function"]["name"])
 
 
-def _enforceable(tool: dict[str, Any]) -> dict[str, Any]:
-    """The tool, with a schema of its arguments that can become a grammar."""
-    from llamacffi.sampling.json_schema import schema_text  # 5 ms, and not for everyone
-
-    parameters = tool["function"]["parameters"] or ANY_ARGUMENTS
-    try:
-        parameters = json.loads(schema_text(parameters))
-    except SchemaError:
-        parameters = ANY_ARGUMENTS  # the tool gets to see what is wrong
-    return {**tool, "function": {**tool["function"], "parameters": parameters}}
-
-
 def _reason(message: str) -> str:
     """What a template's raise_exception said, or all of the engine's message."""
     lines = message.splitlines()
@@ -231,6 +221,9 @@ def _grammar(rendered: Mapping[str, Any], options: RenderOptions) -> Grammar | N
         return None
     if options.tool_choice not in ("auto", "none"):
         text = _without_preamble(text)
+    if not options.parallel_tool_calls:
+        # Upstream's rule for one tag around each call repeats it all the same.
+        text = re.sub(r"^(tool-calls ::= \(tool-call\?? space\))\+$", r"\1", text, flags=re.M)
     if not rendered["grammar_lazy"]:
         return Grammar(text, prefix=rendered["generation_prompt"])
     triggers = rendered["grammar_triggers"]
@@ -249,7 +242,9 @@ def _without_preamble(grammar: str) -> str:
 
     A model that does not think of calling would otherwise talk until its tokens are used up.
     """
-    return re.sub(r"^(root ::= .*?)until-\d+\? (tool-calls?)$", r"\1\2", grammar, flags=re.M)
+    return re.sub(
+        r"^(root ::= .*?)until-\d+\??(?: space)? (tool-call[\w-]*)$", r"\1\2", grammar, flags=re.M
+    )
 
 
 def _thinking(rendered: Mapping[str, Any]) -> Thinking | None:

@@ -38,8 +38,9 @@ Prepared: TypeAlias = "dict[str, Any] | None"  # None: no value can match
 class _Preparation(Conjunctions):
     """One schema on its way."""
 
-    def __init__(self, root: Any) -> None:
+    def __init__(self, root: Any, prefix: str) -> None:
         super().__init__(root)
+        self._prefix = prefix
         self._names: dict[tuple[str, ...], str] = {}
         self._waiting: deque[tuple[str, Parts]] = deque()
 
@@ -120,7 +121,7 @@ class _Preparation(Conjunctions):
     def _definition(self, leaves: Parts) -> str:
         key = self._key(leaves)
         if key not in self._names:
-            self._names[key] = f"d{len(self._names)}"
+            self._names[key] = f"{self._prefix}{len(self._names)}"
             self._waiting.append((self._names[key], leaves))
         return self._names[key]
 
@@ -205,13 +206,15 @@ def _any_of(nodes: Iterable[Prepared]) -> Prepared:
     return {"anyOf": found}
 
 
-def prepare(schema: Any) -> dict[str, Any]:
+def prepare(schema: Any, prefix: str = "d") -> dict[str, Any]:
     """Rewrite a JSON schema into the part of the language that upstream's converter keeps exactly.
 
     Arguments:
         schema: A dict, or a bool; of draft 4 to 2020-12. The document may be narrower than it:
             objects with named properties are closed, tuples have one length, and a schema without
             `type` is taken to mean the types that its keywords speak about.
+        prefix: What the names of definitions begin with: upstream's rules are named after them, so
+            schemas that share a grammar need different ones.
 
     Raises:
         SchemaError: Naming every keyword that cannot be kept by its JSON pointer.
@@ -219,7 +222,7 @@ def prepare(schema: Any) -> dict[str, Any]:
     if not isinstance(schema, (dict, bool)):
         raise SchemaError(f"A JSON schema is a dict, not {type(schema).__name__}.")
     root = plain_copy(schema)
-    return _Preparation(root).run(root)
+    return _Preparation(root, prefix).run(root)
 
 
 def schema_text(schema: Any) -> str:

@@ -134,6 +134,12 @@ _FORMATS = (
         "OpenChat 3.5, Starling",
         ("<|end_of_turn|>",),
     ),
+    NamedFormat(
+        "gpt-oss",
+        "OpenAI's harmony: <|start|>role<|channel|>name<|message|>; tools as TypeScript, thoughts",
+        "gpt-oss-20b and gpt-oss-120b; the file is upstream's, installed by the build",
+        ("<|return|>", "<|call|>"),
+    ),
 )
 
 
