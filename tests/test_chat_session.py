@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -126,7 +127,7 @@ def test_options_of_one_question(tiny: Model, on_tiny: Context) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"max_tokens": 0}, {"max_tool_rounds": -1}, {"reasoning_budget": -1}, {"overflow": "maybe"},
+    [{"max_tokens": 0}, {"max_tool_rounds": -1}, {"reasoning_budget": -2}, {"overflow": "maybe"},
      {"tools": [3]}, {"tools": "get"}, {"tools": [{"type": "function"}]}],
 )  # fmt: skip
 def test_arguments_that_make_no_sense(on_tiny: Context, options: dict[str, Any]) -> None:
@@ -400,16 +401,40 @@ def test_closed(tiny: Model) -> None:
 
 
 def test_a_llama_to_share(llama: Llama) -> None:
-    session = ChatSession(llama, sampling=GREEDY, max_tokens=3)
-    session.ask("Hello")
-    llama("The capital of France is", max_tokens=2)
-    before = session.messages
-    session.ask("What is your name?")
-    fresh = ChatSession(llama, sampling=GREEDY, max_tokens=3, messages=before)
-    assert fresh.ask("What is your name?") == session.messages[-1]["content"]
-    assert llama("The capital of France is", max_tokens=2)
+    def text(max_tokens: int) -> str:
+        result = llama.create_completion("The capital of France is", max_tokens=max_tokens,
+                                         temperature=0)  # fmt: skip
+        assert isinstance(result, dict)
+        return str(result["choices"][0]["text"])
+
+    expected = text(8)
+    session = ChatSession(llama, sampling=GREEDY, max_tokens=6)
+    alone = session.ask("What is your name?")
+    session.rewind()
+    found = ""
+    for piece in session.stream("What is your name?"):  # a call between any two tokens
+        found += piece
+        assert text(8) == expected
+    assert found == alone
+    # The same thread's unfinished stream of the Llama gives way, as to another call of its own.
+    stream = iter(llama.create_completion("The capital", max_tokens=8, stream=True))
+    next(stream)
+    session.ask("And mine?")
+    with pytest.raises(CancelledError, match="superseded"):
+        list(stream)
+    stream = iter(llama.create_completion("The capital", max_tokens=2, stream=True))
+    next(stream)
     session.close()
+    assert list(stream)
     assert not llama.context.closed
+    # Another thread's answer is waited for.
+    results: list[str] = []
+    thread = threading.Thread(target=lambda: results.extend(text(8) for _ in range(3)))
+    thread.start()
+    other = ChatSession(llama, sampling=GREEDY, max_tokens=6)
+    assert [other.ask("What is your name?"), other.regenerate()] == [alone, alone]
+    thread.join()
+    assert results == [expected] * 3
 
 
 # -- any sequence of operations --------------------------------------------------------------------

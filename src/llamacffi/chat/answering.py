@@ -121,7 +121,9 @@ def run_seated(
             the rest. None to stop there.
     """
     context = seats.context
-    with seats.lock:
+    held: list[int] = []  # what the sequence has to hold at the next step
+
+    def begin() -> Step:
         sequence = seats.take(owner, len(generation.prompt) + reserve)
         if n_keep is not None:
             follow(context, sequence, generation.prompt)
@@ -130,25 +132,28 @@ def run_seated(
         position = prepare(context, generation, sequence)
         if seats.checkpoints is not None:
             (context.prompt_cache or seats.checkpoints).remember(context, sequence)
-        held = context.memory.tokens(sequence)  # what it has to hold at the next step
+        held.extend(context.memory.tokens(sequence))
         if n_keep is None:
             generation.max_tokens = min(generation.max_tokens, context.n_ctx_seq - position)
-        step = generation.advance(context)
-    while True:
+        return generation.advance(context)
+
+    def go_on() -> Step:
+        alone = seats.is_latest(owner)
+        sequence = seats.take(owner, len(held) + 1)
+        if not alone or context.memory.position_max(sequence) + 1 != len(held):
+            _bring_back(context, sequence, held)
+        if n_keep is not None and len(held) >= context.n_ctx_seq:
+            cut_half(context, sequence, held, n_keep())
+        context.decode_token(step.token, len(held), sequence)
+        held.append(step.token)
+        return generation.advance(context)
+
+    # Between a decode and the sampling from it, nobody else may decode.
+    step = seats.in_turn(begin)
+    yield step
+    while step.finish_reason is None:
+        step = seats.in_turn(go_on)
         yield step
-        if step.finish_reason is not None:
-            return
-        # Between a decode and the sampling from it, nobody else may decode.
-        with seats.lock:
-            alone = seats.is_latest(owner)
-            sequence = seats.take(owner, len(held) + 1)
-            if not alone or context.memory.position_max(sequence) + 1 != len(held):
-                _bring_back(context, sequence, held)
-            if n_keep is not None and len(held) >= context.n_ctx_seq:
-                cut_half(context, sequence, held, n_keep())
-            context.decode_token(step.token, len(held), sequence)
-            held.append(step.token)
-            step = generation.advance(context)
 
 
 def _bring_back(context: Context, sequence: int, held: list[int]) -> None:

@@ -6,17 +6,21 @@ import logging
 import threading
 import weakref
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from llamacffi.context import Context
 from llamacffi.errors import ClosedError, StateError, UnsupportedError
 from llamacffi.prompt_cache import PromptCache
 from llamacffi.state_format import State
+from llamacffi.turn import Turn
 
 __all__ = ["Seats", "seats_of"]
 
 KEPT_BYTES_MAX = 2 << 30  # of states that wait outside the context
 CHECKPOINT_BYTES = 256 << 20
+
+_Result = TypeVar("_Result")
 
 _log = logging.getLogger("llamacffi.chat")
 
@@ -32,6 +36,7 @@ class Seats:
 
     Attributes:
         lock: Held while one owner decodes and samples.
+        turn: That of a `Llama` with which the context is shared.
         members: All who joined and have not left.
         checkpoints: Where a memory that cannot go back to any place can go back to; None for one
             that can.
@@ -39,6 +44,7 @@ class Seats:
 
     def __init__(self, context: Context) -> None:
         self.lock = threading.RLock()
+        self.turn: Turn | None = None
         self.members: weakref.WeakSet[Any] = weakref.WeakSet()
         model = context.model
         goes_back = not (model.is_recurrent or model.is_hybrid or model.n_swa)
@@ -74,7 +80,6 @@ class Seats:
         if sequence is None:
             sequence = self._free()
             self._taken[sequence] = weakref.ref(owner)
-            context.memory.remove(sequence)
         self._taken.move_to_end(sequence)
         self._make_room(sequence, n_tokens)
         state = self._kept.pop(owner, None)
@@ -136,6 +141,17 @@ class Seats:
         self.members.discard(owner)
         self._give_up(owner)
 
+    def in_turn(self, compute: Callable[[], _Result]) -> _Result:
+        """Compute something with the lock held, when no answer of a `Llama` is on its way."""
+
+        def steps() -> Iterator[tuple[_Result]]:
+            with self.lock:
+                result = compute()
+            yield (result,)
+
+        ((result,),) = steps() if self.turn is None else self.turn.take(steps())
+        return result
+
     # -- helpers ------------------------------------------------------------------------------
 
     def _give_up(self, owner: object) -> None:
@@ -143,8 +159,12 @@ class Seats:
         sequence = self.sequence_of(owner)
         if sequence is not None:
             del self._taken[sequence]
-            if not self.context.closed:
-                self.context.memory.remove(sequence)
+            self._empty(sequence)
+
+    def _empty(self, sequence: int) -> None:
+        """Free the cells that nobody needs; a `Llama` may be at work on its own sequence."""
+        if self.turn is None and not self.context.closed:
+            self.context.memory.remove(sequence)
 
     def _owner(self, sequence: int) -> Any:
         """Who has a sequence. One that its owner was lost of is free again."""
@@ -152,7 +172,7 @@ class Seats:
         owner = None if ref is None else ref()
         if ref is not None and owner is None:
             del self._taken[sequence]
-            self.context.memory.remove(sequence)
+            self._empty(sequence)
         return owner
 
     def _free(self) -> int:

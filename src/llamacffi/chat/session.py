@@ -56,7 +56,7 @@ class ChatSession(Rounds):
         n_ctx: Context length, if a context is made; 0 for the model's own.
         n_threads: Threads, if a context is made; None for one per physical core.
         enable_thinking: Let a model that can think do so.
-        reasoning_budget: Most tokens to think; None for any number.
+        reasoning_budget: Most tokens to think; -1 or None for any number.
         template_variables: More variables for the template.
         history_transform: Gets the messages before they are rendered, and returns those that the
             model is to see. It may be called several times for one answer.
@@ -101,7 +101,7 @@ class ChatSession(Rounds):
         self._max_tokens = checked_number("max_tokens", max_tokens, 1)
         self._max_tool_rounds = checked_number("max_tool_rounds", max_tool_rounds, 0) or 0
         self._enable_thinking = enable_thinking
-        self._reasoning_budget = checked_number("reasoning_budget", reasoning_budget, 0)
+        self._reasoning_budget = checked_number("reasoning_budget", reasoning_budget, -1)
         self._variables = dict(template_variables or {})
         self._history_transform = history_transform
         self._output_transform = output_transform
@@ -130,6 +130,8 @@ class ChatSession(Rounds):
         self.model = self.context.model
         self._seats = seats_of(self.context)
         self._seats.members.add(self)
+        if isinstance(model, Llama):
+            self._seats.turn = model._turn
 
     # -- asking -----------------------------------------------------------------------------
 
