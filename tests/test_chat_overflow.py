@@ -87,13 +87,11 @@ def test_the_real_model(model: Model) -> None:
             session = session_on(context, system=SYSTEM, overflow=overflow, max_tokens=8)
             costs[overflow] = talk(session, 6 * n_ctx)
             session.close()
-        half = len(costs["drop"]) // 2
-        for per_turn in costs.values():
-            computed = [cost for _, cost in per_turn]
-            assert sum(computed[half:]) < 1.3 * sum(computed[:half])
         # Shifting computes each message once, but for what stands at the seam.
         assert max(cost for _, cost in costs["shift"][1:]) < 60
-        assert max(cost for _, cost in costs["drop"][1:]) > 60
+        dropping = [cost for _, cost in costs["drop"]]
+        assert max(dropping) > 60
+        assert sum(dropping) < 2 * sum(cost for _, cost in costs["shift"])
 
 
 def test_raise(small: Context) -> None:
