@@ -41,7 +41,7 @@ def test_version_and_help(run: Run) -> None:
     assert llamacffi.__version__ in run("--version").output
     shown = run("--help")
     assert shown.exit_code == 0
-    for name in ("backends", "complete", "inspect", "plugins", "pull"):
+    for name in ("backends", "chat", "complete", "inspect", "plugins", "pull"):
         assert name in shown.output
         assert run(name, "--help").exit_code == 0
     assert run("nonsense").exit_code == 2

@@ -30,7 +30,7 @@ ORDER = (
 # Conveniences that reach up when they are called: `Model.context`, `Context.set_adapters`.
 UPWARD_WHEN_CALLED = {("model", "context"), ("context", "adapter")}
 HEAVY = {"numpy", "cffi", "_cffi_backend", "click", "pluggy", "psutil", "tqdm", "archspec",
-         "huggingface_hub", "platformdirs", "asyncio"}  # fmt: skip
+         "huggingface_hub", "platformdirs", "asyncio", "prompt_toolkit"}  # fmt: skip
 
 
 def modules() -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,7 @@ class Round:
         generation: What makes the text.
         steps: Its steps.
         transform: Gets the pieces of the text, and returns those that count.
+        on_reasoning: Gets the pieces of the thoughts.
         may_call: Whether it may call tools.
     """
 
@@ -47,12 +48,14 @@ class Round:
         generation: Generation,
         steps: Iterator[Step],
         transform: OutputTransform | None,
+        on_reasoning: Callable[[str], object] | None,
         may_call: bool,
     ) -> None:
         self.generation = generation
         self._answer = answer
         self._steps = steps
         self._transform = transform
+        self._on_reasoning = on_reasoning
         self._may_call = may_call
         self._shown: list[str] = []
         self._ended = False
@@ -92,13 +95,16 @@ class Round:
 
     def _texts(self) -> Iterator[str]:
         for step in self._steps:
-            text = self._answer.push(step.text).get("content")
-            if text:
-                yield text
-        rest = self._answer.finish(self._cut).get("content")
-        if rest:
-            yield rest
+            yield from self._content(self._answer.push(step.text))
+        yield from self._content(self._answer.finish(self._cut))
         self._ended = True
+
+    def _content(self, delta: Mapping[str, Any]) -> Iterator[str]:
+        thought, text = delta.get("reasoning_content"), delta.get("content")
+        if thought and self._on_reasoning is not None:
+            self._on_reasoning(thought)
+        if text:
+            yield text
 
 
 def run_seated(

@@ -57,6 +57,7 @@ class Rounds(History):
     _variables: dict[str, Any]
     _history_transform: Callable[[list[dict[str, Any]]], Iterable[Message]] | None
     _output_transform: OutputTransform | None
+    _on_reasoning: Callable[[str], object] | None
     _n_again: int
     _running: Iterator[str] | None
     _closed: bool
@@ -183,7 +184,9 @@ class Rounds(History):
         shifting = n_keep if self._overflow == "shift" and shifts(self.context) else None
         steps = run_seated(self._seats, self, generation, reserve, shifting)
         answer = Answer(parser_of(self.template, prompt))
-        return Round(answer, generation, steps, self._output_transform, may_call)
+        return Round(
+            answer, generation, steps, self._output_transform, self._on_reasoning, may_call
+        )
 
     def _prompt(self, request: ChatRequest, messages: list[dict[str, Any]]) -> Prompt:
         if self._history_transform is not None:

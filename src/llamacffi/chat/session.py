@@ -62,6 +62,8 @@ class ChatSession(Rounds):
             model is to see. It may be called several times for one answer.
         output_transform: Gets an iterator over the pieces of an answer, and returns one over
             those that are shown and remembered.
+        on_reasoning: Gets the pieces of the model's thoughts as they come, which streams leave
+            out.
 
     Attributes:
         usage: The tokens of the last answer.
@@ -92,6 +94,7 @@ class ChatSession(Rounds):
         template_variables: Mapping[str, Any] | None = None,
         history_transform: Callable[[list[dict[str, Any]]], Iterable[Message]] | None = None,
         output_transform: Callable[[Iterator[str]], Iterable[str]] | None = None,
+        on_reasoning: Callable[[str], object] | None = None,
     ) -> None:
         super().__init__(messages, system)
         self._choice = template
@@ -105,6 +108,7 @@ class ChatSession(Rounds):
         self._variables = dict(template_variables or {})
         self._history_transform = history_transform
         self._output_transform = output_transform
+        self._on_reasoning = on_reasoning
         self._n_again = 0
         self._running: Iterator[str] | None = None
         self._closed = False

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from llamacffi.cli.model_options import model_options
 from llamacffi.cli.sampling import sampling_options
 from llamacffi.sampling.params import SamplingParams
 
@@ -29,10 +30,7 @@ __all__ = ["complete"]
 @click.option("--template", help="Treat the prompt as a user's message in this format.")
 @click.option("--system", help="A system message; needs --template.")
 @click.option("--echo", is_flag=True, help="Print the prompt too.")
-@click.option("-c", "--n-ctx", default=4096, show_default=True, help="Context length; 0: model's.")
-@click.option("-t", "--n-threads", type=int, help="Default: one per physical core.")
-@click.option("--backend", default="auto", show_default=True)
-@click.option("-ngl", "--n-gpu-layers", default=-1, show_default=True)
+@model_options
 @click.option("--quiet", is_flag=True, help="No progress bar and no statistics.")
 def complete(
     model: str,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import functools
 import re
 from collections.abc import Callable
@@ -10,9 +12,10 @@ from typing import Any
 
 import click
 
+from llamacffi.errors import ParameterError
 from llamacffi.sampling.params import DEFAULTS, SamplingParams
 
-__all__ = ["sampling_options"]
+__all__ = ["PARAMETERS", "changed", "is_given", "sampling_given", "sampling_options"]
 
 # Our name, llama.cpp's option names, type, help.
 _OPTIONS: tuple[tuple[str, tuple[str, ...], Any, str], ...] = (
@@ -43,7 +46,7 @@ _OPTIONS: tuple[tuple[str, tuple[str, ...], Any, str], ...] = (
     ("seed", ("-s", "--seed"), int, "For the same text each time."),
 )
 
-
+PARAMETERS = tuple(name for name, *_ in _OPTIONS)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -93,6 +96,50 @@ def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     for decorate in reversed(decorators):
         wrapped = decorate(wrapped)
     return wrapped
+
+
+def sampling_given(context: click.Context) -> bool:
+    """Whether any of these options is on the command line."""
+    others = (
+        "samplers", "dry_sequence_breaker", "logit_bias", "grammar", "grammar_file",
+        "json_schema", "json_schema_file", "regex", "structured_engine",
+    )  # fmt: skip
+    return any(is_given(context, name) for name in (*PARAMETERS, *others))
+
+
+def is_given(context: click.Context, name: str) -> bool:
+    """Whether an option is on the command line."""
+    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
+def changed(sampling: SamplingParams, name: str, text: str) -> SamplingParams:
+    """Sampling parameters with another value of one, as somebody typed it.
+
+    Args:
+        sampling: The parameters as they are.
+        name: One of `PARAMETERS`, or a name of the option.
+        text: The value; "none" for none, where that is the default.
+
+    Raises:
+        ParameterError: There is no such parameter, or it is no number.
+    """
+    wanted = _bare(name)
+    for parameter, flags, kind, _ in _OPTIONS:
+        if wanted not in (parameter, *map(_bare, flags)):
+            continue
+        none = text == "none" and getattr(DEFAULTS, parameter) is None
+        try:
+            value: Any = None if none else kind(text)
+            return dataclasses.replace(sampling, **{parameter: value})
+        except ValueError:
+            number = "a whole number" if kind is int else "a number"
+            raise ParameterError(f"{parameter}={text!r}: give {number}.") from None
+    near = difflib.get_close_matches(wanted, PARAMETERS) or PARAMETERS
+    raise ParameterError(f"No parameter is called {name!r}. There is {', '.join(near)}.")
+
+
+def _bare(flag: str) -> str:
+    return flag.lstrip("-").replace("-", "_")
 
 
 def _structure(given: dict[str, Any]) -> dict[str, Any]:

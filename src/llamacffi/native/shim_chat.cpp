@@ -26,8 +26,9 @@ namespace {
 constexpr auto time_allowed = std::chrono::seconds(10);
 constexpr size_t bytes_allowed = 512u << 20;
 constexpr size_t bytes_allowed_per_byte = 64;  // of what is rendered: it is copied some times
-constexpr int template_depth = 400;            // upstream's own templates need 89
-constexpr int answer_depth = 2000;             // some eight per level of JSON
+// Threads may have 512 KiB of stack, as macOS gives them.
+constexpr int template_depth = 200;  // of up to 1.5 KiB each; upstream's own templates need 89
+constexpr int answer_depth = 1000;   // of 0.35 KiB each, some eight per level of JSON
 
 // Runs work on text that is not trusted.
 template <typename Work>

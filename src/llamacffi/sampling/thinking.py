@@ -100,6 +100,7 @@ class ThinkingBudget:
         self._seen = len(prompt)
         self._used = 0
         self._forced: list[int] = []
+        self._last = b""
 
     def allows(self, tokens: NDArray[np.intc], token: int) -> bool:
         """Whether the token may come next."""
@@ -128,10 +129,23 @@ class ThinkingBudget:
                 del self._forced[0]
             piece = self._vocab.token_to_piece(token, special=True)
             self._watch.push(piece)
+            self._last = (self._last + piece)[-4:]
             self._used += self._watch.inside
-            whole = piece.decode("utf-8", "ignore").encode() == piece  # not inside a character
-            if self._watch.inside and self._used >= self._budget and whole and not self._forced:
-                self._forced = list(self._end)
-        if len(tokens) == self._seen and self._watch.inside and self._budget <= self._used:
-            self._forced = self._forced or list(self._end)
+            self._end_if_due()
+        self._end_if_due()
         self._seen = len(tokens)
+
+    def _end_if_due(self) -> None:
+        due = self._watch.inside and self._used >= self._budget
+        if due and not self._forced and not _inside_character(self._last):
+            self._forced = list(self._end)
+
+
+def _inside_character(text: bytes) -> bool:
+    """Whether more bytes of UTF-8's last character are to come."""
+    for back, byte in enumerate(reversed(text[-3:]), 1):
+        if byte >= 0xC0:
+            return back < 2 + (byte >= 0xE0) + (byte >= 0xF0)
+        if byte < 0x80:
+            break
+    return False

@@ -141,7 +141,7 @@ class JinjaTemplate(Template):
             request["tool_choice"] = "none"
         try:
             described = json.dumps(request).encode()
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise TemplateError(f"The conversation cannot be written as JSON: {error}.") from None
         with self._lock:
             opened = self._open(options, bool(tools))
@@ -153,7 +153,7 @@ class JinjaTemplate(Template):
         opened = self._opened.get(key)
         if opened is None:
             library = _library()
-            texts = [text.encode() for text in key]
+            texts = [_encoded(text) for text in key]
             if len(texts[0]) > MAX_SOURCE_BYTES or any(b"\0" in text for text in texts):
                 raise TemplateError(
                     f"The template {self.name!r} has {len(texts[0])} bytes, or a NUL among them: "
@@ -205,14 +205,28 @@ def _reason(message: str) -> str:
 
 
 def _parts(prompt: str, ranges: Sequence[Sequence[int]]) -> tuple[tuple[str, bool], ...]:
-    """Cut at byte offsets: what lies in the ranges is not trusted."""
+    """Cut at byte offsets: what lies in the ranges is not trusted, whole characters of it."""
     data, place = prompt.encode(), 0
     parts: list[tuple[str, bool]] = []
     for start, end in ranges:
+        while start > place and _inside_character(data, start):
+            start -= 1
+        start = max(start, place)
+        while _inside_character(data, end):
+            end += 1
         parts += [(data[place:start].decode(), True), (data[start:end].decode(), False)]
         place = end
     parts.append((data[place:].decode(), True))
     return tuple(part for part in parts if part[0])
+
+
+def _encoded(text: str) -> bytes:
+    """UTF-8, which has no lone surrogates."""
+    return text.encode(errors="replace")
+
+
+def _inside_character(data: bytes, offset: int) -> bool:
+    return data[offset : offset + 1] != b"" and data[offset] & 0xC0 == 0x80
 
 
 def _grammar(rendered: Mapping[str, Any], options: RenderOptions) -> Grammar | None:
@@ -269,7 +283,7 @@ def _parser(rendered: Mapping[str, Any]) -> AnswerParser:
     opened = library.ffi.gc(pointer, library.lib.llamacffi_parser_close)
 
     def parse(text: str, partial: bool) -> dict[str, Any]:
-        data = text.encode()
+        data = _encoded(text)
         error = library.new_error()
         message = library.lib.llamacffi_parser_parse(opened, data, len(data), partial, error)
         if not message:

@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,11 +18,27 @@ struct limit_reached {
     const char * what;
 };
 
+// A value that a template can change after it was made, so that it may hold itself.
+struct changeable {
+    virtual void forget() = 0;  // what it holds
+
+  protected:
+    ~changeable() = default;
+};
+
 struct limits {
     std::chrono::steady_clock::time_point deadline;
     size_t bytes;  // that may still be made
     int depth;     // of nested calls that may still be entered
     unsigned steps = 0;
+    std::vector<std::shared_ptr<changeable>> changed = {};
+
+    // Values that hold themselves would never be released.
+    ~limits() {
+        for (const auto & value : changed) {
+            value->forget();
+        }
+    }
 };
 
 inline thread_local limits * limits_in_force = nullptr;
@@ -41,11 +58,38 @@ inline void made(size_t bytes) {
     }
 }
 
+// What one thing has taken of the limits; it is given back with the thing.
+struct counted {
+    size_t bytes = 0;
+
+    counted() = default;
+    counted(const counted &) {}  // a copy counts for itself
+    counted & operator=(const counted &) { return *this; }
+    ~counted() {
+        if (limits_in_force != nullptr) {
+            limits_in_force->bytes += bytes;
+        }
+    }
+    void add(size_t more) {
+        made(more);
+        bytes += limits_in_force != nullptr ? more : 0;
+    }
+};
+
+// Notes that a template has changed a value.
+inline void changed(const std::shared_ptr<changeable> & value) {
+    limits * const now = limits_in_force;
+    if (now != nullptr && (now->changed.empty() || now->changed.back() != value)) {
+        made(sizeof(value));
+        now->changed.push_back(value);
+    }
+}
+
 // Counts a nested call while it lives.
 class nested {
   public:
     nested() {
-        made(16);
+        made(2);
         if (limits_in_force != nullptr && --limits_in_force->depth < 0) {
             limits_in_force->depth++;
             throw limit_reached{"it nests too deeply"};
