@@ -12,6 +12,7 @@ from llamacffi.errors import (
     ParameterError,
     TemplateError,
 )
+from llamacffi.templates import Prompt, Template
 from tests.conftest import N_THREADS
 from tests.sessions import scripted, session_on, tiny_model
 
@@ -146,6 +147,38 @@ def test_nothing_to_answer_again(on_tiny: Context) -> None:
     session.append({"role": "user", "content": "hello"})
     session.regenerate()
     assert roles(session) == "sua"
+
+
+def test_thoughts_are_handed_out(on_tiny: Context) -> None:
+    class Thinking(Template):
+        name = "thinking"
+
+        def render(self, messages: Any, tools: Any = (), options: Any = None) -> Prompt:
+            return Prompt((("think", True),))
+
+        def parse(self, text: str, partial: bool = False) -> dict[str, Any]:
+            thought, _, content = text.partition(".")
+            return {"reasoning_content": thought, "content": content}
+
+    thoughts: list[str] = []
+    session = session_on(
+        on_tiny,
+        template=Thinking(),
+        sampling=scripted(on_tiny.model.vocab, *["hm hm.hello"] * 3),
+        max_tokens=50,
+        on_reasoning=thoughts.append,
+        output_transform=lambda pieces: (piece.upper() for piece in pieces),
+    )
+    assert session.ask("x") == "HELLO"
+    assert "".join(thoughts) == "hm hm"
+    assert session.messages[-1] == {
+        "role": "assistant", "content": "HELLO", "reasoning_content": "hm hm",
+    }  # fmt: skip
+    assert session.ask("y", max_tokens=3) == ""  # it was still thinking
+    assert session.messages[-1]["content"] == ""
+    stream = session.fork().stream("z")
+    next(stream)
+    stream.close()
 
 
 # -- the history ----------------------------------------------------------------------------------

@@ -104,6 +104,10 @@ def test_every_setting_comes_back(on_tiny: Context, tmp_path: Path) -> None:
     assert [getattr(loaded, n) for n in names] == [getattr(session, n) for n in names]
     assert loaded._tools.described == session._tools.described
     assert ChatSession.load(tmp_path / "a", on_tiny, max_tokens=9)._max_tokens == 9
+    loaded = ChatSession.load(tmp_path / "a", on_tiny, system="s")
+    assert [loaded.system, loaded.messages[1:]] == ["s", session.messages]
+    loaded = ChatSession.load(tmp_path / "a", on_tiny, system="s", messages=[])
+    assert [loaded.system, len(loaded.messages)] == ["s", 1]
     with pytest.raises(TypeError):
         ChatSession.load(tmp_path / "a", on_tiny, nonsense=1)
 

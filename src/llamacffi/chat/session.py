@@ -286,7 +286,10 @@ class ChatSession(Rounds):
         found = model.model if isinstance(model, Llama | Context) else model
         saved.check(found, settings)
         session = cls(model, **{**saved.settings, **settings})
-        session._messages, session._window = saved.messages, saved.window
+        if "messages" not in settings:
+            session._messages, session._window = saved.messages, saved.window
+            if settings.get("system") is not None:
+                session.system = settings["system"]
         if saved.state is not None:
             with session._seats.lock:
                 session._seats.keep_if_usable(session, saved.state)
