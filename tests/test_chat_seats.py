@@ -14,6 +14,7 @@ import pytest
 from llamacffi import ChatSession, Context, Model, SamplingParams
 from llamacffi.chat import seats as seats_module
 from llamacffi.chat.seats import seats_of
+from llamacffi.errors import CancelledError, UnsupportedError
 from tests.conftest import N_THREADS
 from tests.sessions import scripted, session_on, tiny_model
 
@@ -28,7 +29,7 @@ QUESTIONS = ["What is the capital of France?", "And of Spain?", "Which is larger
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Model]]:
     folder = tmp_path_factory.mktemp("seats")
-    names = ("falcon", "gemma3", "mamba", "jamba")
+    names = ("falcon", "gemma3", "mamba", "jamba", "t5", "bert")
     opened = [tiny_model(folder, name) for name in names]
     yield {name: manager.__enter__() for name, manager in zip(names, opened, strict=True)}
     for manager in opened:
@@ -128,6 +129,24 @@ def test_streams_read_alternately(
             found[place] += piece or ""
     assert found == expected
     assert [one.messages for one in sessions] == [one.messages for one in alone]
+
+
+def test_an_encoder_reads_for_one_only(
+    models: dict[str, Model], make: Callable[..., Context]
+) -> None:
+    context = make(models["t5"], n_seq_max=2, kv_unified=True)
+    one, two = session_on(context), session_on(context)
+    expected = one.ask("hello")
+    one.rewind()
+    stream = one.stream("hello")
+    next(stream)
+    two.ask("once upon")
+    with pytest.raises(CancelledError, match="encoder"):
+        list(stream)
+    one.rewind()
+    assert one.ask("hello") == expected
+    with pytest.raises(UnsupportedError):
+        session_on(make(models["bert"])).ask("hello")
 
 
 def test_the_memory_is_changed_under_a_stream(tiny: Model, make: Callable[..., Context]) -> None:

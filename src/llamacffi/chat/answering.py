@@ -164,16 +164,15 @@ def run_seated(
 
 def _bring_back(context: Context, sequence: int, held: list[int]) -> None:
     """Let a sequence hold these tokens again, if somebody changed it."""
-    memory = context.memory
-    kept = memory.common_prefix(held, sequence)
-    if kept == len(held) == memory.position_max(sequence) + 1:
-        return
-    if context.model.has_encoder:
+    memory, model = context.memory, context.model
+    if model.has_encoder:
         raise CancelledError(
             "Somebody else used the context while an answer was read, and what the encoder made "
             "of the prompt is gone. Read a stream to its end first, or use another context."
         )
-    model = context.model
+    kept = memory.common_prefix(held, sequence)
+    if kept == len(held) == memory.position_max(sequence) + 1:
+        return
     if model.n_swa or not memory.remove(sequence, kept):
         memory.remove(sequence)
         kept = 0
