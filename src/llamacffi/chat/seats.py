@@ -50,6 +50,8 @@ class Seats:
         goes_back = not (model.is_recurrent or model.is_hybrid or model.n_swa)
         self.checkpoints = None if goes_back else PromptCache(CHECKPOINT_BYTES)
         self._reference = weakref.ref(context)
+        # An encoder's output is the context's, not a sequence's.
+        self._n_seats = 1 if model.has_encoder else context.n_seq_max
         self._taken: OrderedDict[int, weakref.ref[Any]] = OrderedDict()  # least recent first
         self._kept: weakref.WeakKeyDictionary[Any, State] = weakref.WeakKeyDictionary()
 
@@ -106,7 +108,7 @@ class Seats:
             if kept is not None:
                 self._keep(target, kept)
             return
-        free = next((s for s in range(context.n_seq_max) if self._owner(s) is None), None)
+        free = next((s for s in range(self._n_seats) if self._owner(s) is None), None)
         if free is not None and (share or not context.params.kv_unified):
             context.memory.remove(free)
             context.memory.copy(sequence, free)
@@ -176,7 +178,7 @@ class Seats:
         return owner
 
     def _free(self) -> int:
-        for sequence in range(self.context.n_seq_max):
+        for sequence in range(self._n_seats):
             if self._owner(sequence) is None:
                 return sequence
         oldest: int = next(iter(self._taken))
