@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llamacffi import ChatSession, Context, Model, SamplingParams
+from llamacffi import ChatSession, Context, Model
 from llamacffi.chat import seats as seats_module
 from llamacffi.chat.seats import seats_of
 from llamacffi.errors import CancelledError, UnsupportedError
@@ -263,25 +263,24 @@ def test_another_adapter_makes_what_waits_useless(tiny: Model, make: Callable[..
     assert first.usage.cached_tokens == 0
 
 
-def test_threads(tiny: Model, make: Callable[..., Context]) -> None:
-    texts = ["a", "hello the time", "once upon"]
-    for layout in LAYOUTS:
-        context = make(n_ctx=1024 * layout["n_seq_max"], **layout)
-        sampling = SamplingParams(seed=3)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_threads(model: Model, layout: dict[str, Any]) -> None:
+    options = {**layout, "n_ctx": 256 * layout["n_seq_max"], "n_threads": N_THREADS}
+    with model.context(**options) as context:
 
-        def talk(context: Context, text: str, sampling: SamplingParams = sampling) -> list[str]:
-            session = session_on(context, sampling=sampling, max_tokens=8)
-            return [session.ask(text) for _ in range(4)]
+        def talk(first: str) -> list[str]:
+            session = session_on(context, max_tokens=5)
+            return [session.ask(question) for question in (first, QUESTIONS[1])]
 
-        expected = [talk(context, text) for text in texts]
-        found: dict[int, list[str]] = {}
-
-        def work(place: int, context: Context = context, found: Any = found) -> None:
-            found[place] = talk(context, texts[place])
-
-        threads = [threading.Thread(target=work, args=(place,)) for place in range(3)]
+        firsts = [QUESTIONS[0], "Name the largest ocean."]
+        expected = {first: talk(first) for first in firsts}
+        found: dict[str, list[str]] = {}
+        threads = [
+            threading.Thread(target=lambda first=first: found.update({first: talk(first)}))
+            for first in firsts
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert [found[place] for place in range(3)] == expected
+        assert found == expected
