@@ -272,7 +272,8 @@ def prepare(context: Context, generation: Generation, sequence: int = 0) -> int:
         cache.restore(context, prompt, sequence)
     # The last token is decoded again in any case: its logits are needed.
     kept = min(memory.common_prefix(prompt, sequence), len(prompt) - 1)
-    if model.n_swa and memory.position_min(sequence) > max(0, kept - model.n_swa):
+    goes_back = kept <= memory.position_max(sequence)
+    if model.n_swa and goes_back and memory.position_min(sequence) > max(0, kept - model.n_swa):
         kept = 0  # the sliding window has moved past what would be attended to
     if cache is not None and memory.position_max(sequence) - kept >= FORGOTTEN_TOKENS:
         cache.remember(context, sequence)

@@ -6,10 +6,10 @@ import copy
 from collections.abc import Iterable
 from typing import Any
 
-from llamacffi.chat.overflow import Window, turn_starts
+from llamacffi.chat.overflow import Window, system_length, turn_starts
 from llamacffi.errors import ParameterError
 from llamacffi.templates import Message
-from llamacffi.templates.messages import checked_messages
+from llamacffi.templates.messages import checked_messages, text_of
 
 __all__ = ["History"]
 
@@ -26,10 +26,9 @@ class History:
     """
 
     def __init__(self, messages: Iterable[Message] = (), system: str | None = None) -> None:
-        given = list(messages)
+        self._messages = copied(messages)
         if system is not None:
-            given.insert(0, {"role": "system", "content": system})
-        self._messages = checked_messages(given) if given else []
+            self._messages[:0] = copied([{"role": "system", "content": system}])
         self._window = Window()
 
     @property
@@ -41,20 +40,42 @@ class History:
     def system(self) -> str | None:
         """The system message; can be set, also to None."""
         first = self._messages[0] if self._messages else {"role": ""}
-        return first["content"] if first["role"] == "system" else None
+        return text_of(first.get("content")) if first["role"] == "system" else None
 
     @system.setter
     def system(self, text: str | None) -> None:
-        if self.system is not None:
-            del self._messages[0]
-            self._window.start = max(0, self._window.start - 1)
-        if text is not None:
-            self._messages[:0] = checked_messages([{"role": "system", "content": text}])
-            self._window.start += 1
+        given = [] if text is None else copied([{"role": "system", "content": text}])
+        self._end_stream()
+        before = 0 if self.system is None else 1
+        self._messages[:before] = given
+        moved = len(given) - before
+        window = self._window
+        window.start, window.moved_at = max(0, window.start + moved), window.moved_at + moved
+
+    @property
+    def pending_calls(self) -> list[dict[str, Any]]:
+        """The tool calls of the last answer that nobody has answered: they wait for you.
+
+        Answer each with `append({"role": "tool", "tool_call_id": ..., "content": ...})`, the last
+        one with `ask`.
+        """
+        answered: set[Any] = set()
+        for message in reversed(self._messages):
+            if message["role"] != "tool":
+                calls = message.get("tool_calls") or ()
+                return copy.deepcopy([c for c in calls if c.get("id") not in answered])
+            answered.add(message.get("tool_call_id"))
+        return []
 
     def append(self, message: Message) -> None:
-        """Add a message without answering it, such as the result of a tool."""
-        self._messages += checked_messages([message])
+        """Add a message without answering it, such as the result of a tool.
+
+        Raises:
+            TemplateError: It is no message.
+        """
+        added = copied([message])
+        self._end_stream()
+        self._messages += added
 
     def edit(self, index: int, content: Any) -> None:
         """Give a message another content; what comes after it stays.
@@ -67,14 +88,21 @@ class History:
             IndexError: There is no such message.
             TemplateError: The content is no text.
         """
-        edited = {**self._messages[index], "content": content}
-        self._messages[index] = checked_messages([edited])[0]
-        self._changed(index)
+        self._end_stream()
+        place = self._place(index)
+        self._messages[place] = copied([{**self._messages[place], "content": content}])[0]
+        self._changed(place)
 
     def remove(self, index: int) -> None:
-        """Remove a message; what comes after it stays."""
-        del self._messages[index]
-        self._changed(index)
+        """Remove a message; what comes after it stays.
+
+        Raises:
+            IndexError: There is no such message.
+        """
+        self._end_stream()
+        place = self._place(index)
+        del self._messages[place]
+        self._changed(place)
 
     def rewind(self, n_turns: int = 1) -> None:
         """Take back the last turns: the user's messages and everything behind them.
@@ -82,15 +110,41 @@ class History:
         Raises:
             ParameterError: There are not so many.
         """
+        self._end_stream()
         starts = turn_starts(self._messages)
         if not 0 <= n_turns <= len(starts):
-            raise ParameterError(f"{n_turns} turns cannot be taken back: there are {len(starts)}.")
+            raise ParameterError(
+                f"{n_turns} turns were to be taken back; there are {len(starts)}. Choose 0 to "
+                f"{len(starts)}."
+            )
         if n_turns:
             del self._messages[starts[-n_turns] :]
             self._changed(len(self._messages))
 
-    def _changed(self, index: int) -> None:
-        """What was dropped before may be seen again, if the change lies there."""
-        place = index % (len(self._messages) + 1)
-        if place < self._window.start:
+    def _place(self, index: int) -> int:
+        count = len(self._messages)
+        if not -count <= index < count:
+            raise IndexError(
+                f"Message {index} was asked for; the history has {count}. Choose "
+                + (f"{-count} to {count - 1}." if count else "none, or ask something first.")
+            )
+        return index % count
+
+    def _changed(self, place: int) -> None:
+        """What was dropped before may be seen again, if a change makes that another question."""
+        hidden = system_length(self._messages) <= place < self._window.start
+        if hidden or len(self._messages) < self._window.moved_at:
             self._window = Window()
+
+    def _end_stream(self) -> None:
+        """End an answer that is still being read, before the history changes."""
+
+
+def copied(messages: Iterable[Message]) -> list[dict[str, Any]]:
+    """The messages, checked; what the caller does with his later changes nothing.
+
+    Raises:
+        TemplateError: A message that is none.
+    """
+    given = messages if isinstance(messages, str | bytes) else list(messages)
+    return copy.deepcopy(checked_messages(given)) if given else []

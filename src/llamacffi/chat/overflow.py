@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import copy
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from llamacffi.context import Context
 from llamacffi.errors import ContextFullError, ParameterError
-from llamacffi.generation import Generation, Step, prepare
 from llamacffi.templates.messages import text_of
 
 __all__ = [
     "Overflow",
     "Window",
     "check_overflow",
+    "cut_half",
     "follow",
-    "run_shifting",
+    "shifts",
     "system_length",
     "turn_starts",
 ]
@@ -24,6 +27,11 @@ __all__ = [
 Messages = list[dict[str, Any]]
 Overflow = Literal["drop", "shift", "raise"] | Callable[[Messages], str]
 LOW_WATER = 0.5  # of the room: what is left after dropping, so that it need not be done each turn
+# How many tokens must agree for a stretch to count as the same one: longer ones are looked for
+# first, since a short one may be found where it does not belong.
+FOUND_TOKENS = (64, 32, 16, 8)
+
+_Rendered = TypeVar("_Rendered", bound=Sized)
 
 
 @dataclass
@@ -33,72 +41,93 @@ class Window:
     Attributes:
         start: Index of the first message after the system message that it sees.
         summary: What stands for those before.
+        moved_at: How many messages there were when it moved last.
     """
 
     start: int = 0
     summary: str = ""
+    moved_at: int = 0
 
     def seen(self, messages: Messages) -> Messages:
         """The messages to render."""
-        n_system = system_length(messages)
-        system, rest = messages[:n_system], messages[max(self.start, n_system) :]
-        if not self.summary:
-            return [*system, *rest]
-        text = "\n\n".join([*(text_of(message.get("content")) for message in system), self.summary])
-        return [{"role": "system", "content": text}, *rest]
+        return _seen(messages, self.start, self.summary)
 
     def fit(
         self,
         messages: Messages,
-        size: Callable[[Messages], int],
+        render: Callable[[Messages], _Rendered],
         room: int,
         overflow: Overflow,
-    ) -> None:
-        """Move on until the messages fit.
+    ) -> _Rendered:
+        """Move on until the messages fit; nothing has moved if that fails.
 
         Args:
             messages: The whole history; the last one is to be answered.
-            size: How many tokens messages have when they are rendered.
+            render: Makes the prompt of messages, as long as it has tokens.
             room: How many there may be.
             overflow: The policy.
+
+        Returns:
+            The prompt of what is seen.
 
         Raises:
             ContextFullError: They do not fit, and the policy is to raise; or not even the last
                 turn does.
             Exception: What a callable raised that was to summarise.
         """
-        self.start = min(self.start, len(messages))
-        needed = size(self.seen(messages))
-        if needed <= room:
-            return
+        found = render(self.seen(messages))
+        if len(found) <= room:
+            return found
         if overflow == "raise":
             raise ContextFullError(
-                f"The conversation has {needed} tokens; there is room for {room}. Remove messages, "
-                "use a larger n_ctx, or another overflow policy than 'raise'."
+                f"The conversation has {len(found)} tokens; there is room for {room}. Remove "
+                "messages, use a larger n_ctx, or another overflow policy than 'raise'."
             )
         starts = [start for start in turn_starts(messages) if start > self.start]
-        first = self.start
-        for start in starts:  # turns are few: a binary search would save little
-            self.start = start
-            if size(self.seen(messages)) <= room * LOW_WATER:
-                break
-        needed = size(self.seen(messages))
-        if needed > room:
-            self.start = first
+
+        def is_low(start: int) -> bool:
+            return len(render(_seen(messages, start, self.summary))) <= room * LOW_WATER
+
+        if starts:  # a later start is never longer: the last turn is taken in any case
+            start, summary = starts[bisect_left(starts[:-1], True, key=is_low)], self.summary
+            found = render(_seen(messages, start, summary))
+        if len(found) > room:
             raise ContextFullError(
-                f"The last turn alone has {needed} tokens; there is room for {room}. Shorten it, "
-                "or use a larger n_ctx."
+                f"The last turn alone, with the system message, has {len(found)} tokens; there is "
+                f"room for {room}. Shorten it, or use a larger n_ctx."
             )
         if callable(overflow):
-            dropped = messages[max(first, system_length(messages)) : self.start]
-            earlier = [{"role": "system", "content": self.summary}] if self.summary else []
-            self.summary = overflow([*earlier, *dropped])
-            if not isinstance(self.summary, str):
-                raise ParameterError(f"The overflow callable returned {self.summary!r:.80}.")
-            if size(self.seen(messages)) > room:
+            summary = self._summarised(messages, start, overflow)
+            found = render(_seen(messages, start, summary))
+            if len(found) > room:
                 raise ContextFullError(
-                    "With the summary, the conversation still does not fit. Shorten the summary."
+                    f"With the summary of {len(summary)} characters, the conversation has "
+                    f"{len(found)} tokens; there is room for {room}. Let the overflow callable "
+                    "return a shorter one."
                 )
+        self.start, self.summary, self.moved_at = start, summary, len(messages)
+        return found
+
+    def _summarised(
+        self, messages: Messages, start: int, summarise: Callable[[Messages], str]
+    ) -> str:
+        dropped = messages[max(self.start, system_length(messages)) : start]
+        earlier = [{"role": "system", "content": self.summary}] if self.summary else []
+        summary: Any = summarise([*earlier, *copy.deepcopy(dropped)])
+        if not isinstance(summary, str):
+            raise ParameterError(
+                f"The overflow callable returned {summary!r:.80}: it must return a summary, a str."
+            )
+        return summary
+
+
+def _seen(messages: Messages, start: int, summary: str) -> Messages:
+    n_system = system_length(messages)
+    system, rest = messages[:n_system], messages[max(start, n_system) :]
+    if not summary:
+        return [*system, *rest]
+    text = "\n\n".join([*(text_of(message.get("content")) for message in system), summary])
+    return [{"role": "system", "content": text}, *rest]
 
 
 def check_overflow(overflow: Any) -> Overflow:
@@ -124,49 +153,53 @@ def turn_starts(messages: Sequence[dict[str, Any]]) -> list[int]:
     return [index for index, message in enumerate(messages) if message["role"] == "user"]
 
 
+# -- shifting -----------------------------------------------------------------------------------
+
+
+def shifts(context: Context) -> bool:
+    """Whether a stretch in the middle can be forgotten.
+
+    A recurrent state says that it can shift, and means the positions only.
+    """
+    model = context.model
+    return not (model.is_recurrent or model.is_hybrid) and context.memory.can_shift
+
+
 def follow(context: Context, sequence: int, tokens: Sequence[int]) -> None:
     """Let the memory drop a stretch that a new prompt lacks, by shifting what comes behind it."""
     memory = context.memory
-    if not memory.can_shift:
-        return
     held = memory.tokens(sequence)
+    if len(held) != memory.position_max(sequence) + 1:
+        return
     start = memory.common_prefix(tokens, sequence)
-    rest = list(tokens[start:])
-    for probe in range(min(len(rest), 64), 7, -8):  # a long enough piece is found where it belongs
-        place = _find(held, rest[:probe], start + 1)
+    for length in FOUND_TOKENS:
+        wanted = tokens[start : start + length]
+        place = _find(held, wanted, start + 1) if len(wanted) == length else None
         if place is not None:
             memory.cut(sequence, start, place)
             return
 
 
-def run_shifting(
-    context: Context, generation: Generation, sequence: int, n_keep: int
-) -> Iterator[Step]:
-    """As `run`, but where the context is full, its older half is forgotten and the rest shifted.
+def cut_half(context: Context, sequence: int, held: list[int], n_keep: int) -> None:
+    """Forget the older half of what a sequence holds, behind the first n_keep, and shift the rest.
 
     Args:
-        context: The context; its memory must be able to shift.
-        generation: What to generate; it may be longer than the context.
-        sequence: Where.
-        n_keep: Tokens at the start that are never forgotten, the system message.
+        context: The context; `shifts` must be true of it.
+        sequence: The sequence.
+        held: The tokens in it, which are changed alike.
+        n_keep: Tokens at the start that stay.
     """
-    position = prepare(context, generation, sequence)
-    while generation.finish_reason is None:
-        step = generation.advance(context)
-        yield step
-        if step.finish_reason is None:
-            if position >= context.n_ctx_seq:
-                kept = min(n_keep, context.n_ctx_seq // 2)
-                n_dropped = max(1, (position - kept) // 2)
-                context.memory.cut(sequence, kept, kept + n_dropped)
-                position -= n_dropped
-            context.decode_token(step.token, position, sequence)
-            position += 1
+    kept = min(n_keep, len(held) - 1)
+    end = kept + max(1, (len(held) - kept) // 2)
+    context.memory.cut(sequence, kept, end)
+    del held[kept:end]
 
 
 def _find(held: Sequence[int], wanted: Sequence[int], start: int) -> int | None:
-    first = wanted[0]
-    for place in range(start, len(held) - len(wanted) + 1):
-        if held[place] == first and list(held[place : place + len(wanted)]) == list(wanted):
-            return place
-    return None
+    """Where `wanted` begins in `held`, from a place on: the search of bytes is never quadratic."""
+    text, piece = array("i", held).tobytes(), array("i", wanted).tobytes()
+    size = array("i").itemsize
+    at = text.find(piece, start * size)
+    while at > 0 and at % size:  # between two tokens
+        at = text.find(piece, at + 1)
+    return None if at < 0 else at // size

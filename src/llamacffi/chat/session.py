@@ -8,49 +8,27 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from llamacffi.answer import Answer, parser_of
-from llamacffi.arguments import stops_of
-from llamacffi.chat.functions import call, tool_of
-from llamacffi.chat.history import History
-from llamacffi.chat.overflow import (
-    Overflow,
-    Window,
-    check_overflow,
-    follow,
-    run_shifting,
-    system_length,
-    turn_starts,
-)
+from llamacffi.chat.history import copied
+from llamacffi.chat.overflow import Overflow, check_overflow, turn_starts
+from llamacffi.chat.rounds import Options, Rounds, checked_number
 from llamacffi.chat.seats import seats_of
-from llamacffi.chat.session_file import (
-    loaded_sampling,
-    read_session,
-    saved_sampling,
-    saved_template,
-    write_session,
-)
-from llamacffi.chat_request import ChatRequest, spelled_tokens, tool_choice_of
+from llamacffi.chat.session_file import Saved, described_session, read_session, write_session
+from llamacffi.chat.tools import Tools
 from llamacffi.context import Context
-from llamacffi.errors import CancelledError, ParameterError, StateError
-from llamacffi.generation import Generation, Step, Usage, run
+from llamacffi.errors import ParameterError
+from llamacffi.generation import Usage
 from llamacffi.llama import Llama
 from llamacffi.model import Model
-from llamacffi.prompt_cache import PromptCache
 from llamacffi.sampling.params import SamplingParams
-from llamacffi.sampling.structure import schema_of_response_format
-from llamacffi.templates import Message, Prompt, Template, choose_template
+from llamacffi.templates import Message, Template, choose_template
 from llamacffi.templates.choice import TemplateChoice
-from llamacffi.templates.messages import checked_messages
 
 __all__ = ["ChatSession"]
 
 N_CTX, N_SESSIONS = 4096, 4
-CHECKPOINT_BYTES = 256 << 20
-
-Tools = Sequence[Callable[..., Any] | Mapping[str, Any]]
 
 
-class ChatSession(History):
+class ChatSession(Rounds):
     """A conversation with a model.
 
     The history is what counts: change it as you like, and the next answer is computed from it,
@@ -69,17 +47,19 @@ class ChatSession(History):
             longer sees the oldest turns, but always the system message. "shift": the same, but
             the memory is shifted instead of computed again, also in mid-answer. "raise": an
             error. Or a callable, which gets the dropped messages and returns a summary that takes
-            their place. The history keeps everything.
+            their place. The history keeps everything. Room for an answer is kept free:
+            max_tokens, or a quarter of the context, but never more than half of it.
         max_tokens: Most tokens of an answer; None for as many as fit.
-        max_tool_rounds: How often in a row tools are called before the model has to answer.
+        max_tool_rounds: How often in a row tools are called before the model has to answer
+            without them.
         messages: A history to begin with.
         n_ctx: Context length, if a context is made; 0 for the model's own.
         n_threads: Threads, if a context is made; None for one per physical core.
         enable_thinking: Let a model that can think do so.
-        reasoning_budget: Most tokens to think; None for any number.
+        reasoning_budget: Most tokens to think; -1 or None for any number.
         template_variables: More variables for the template.
         history_transform: Gets the messages before they are rendered, and returns those that the
-            model is to see.
+            model is to see. It may be called several times for one answer.
         output_transform: Gets an iterator over the pieces of an answer, and returns one over
             those that are shown and remembered.
         on_reasoning: Gets the pieces of the model's thoughts as they come, which streams leave
@@ -87,9 +67,11 @@ class ChatSession(History):
 
     Attributes:
         usage: The tokens of the last answer.
+        finish_reason: Why the last answer ended: "stop", "length", or None if it was stopped.
 
     Raises:
-        TemplateError: There is no such template, or none for this model.
+        TemplateError: There is no such template, or none for this model; or a message is none.
+        ParameterError: A tool, a policy or a number that makes no sense.
         ContextInitError: No context could be made.
     """
 
@@ -100,7 +82,7 @@ class ChatSession(History):
         system: str | None = None,
         template: TemplateChoice = None,
         sampling: SamplingParams | None = None,
-        tools: Tools = (),
+        tools: Sequence[Callable[..., Any] | Mapping[str, Any]] = (),
         overflow: Overflow = "drop",
         max_tokens: int | None = None,
         max_tool_rounds: int = 8,
@@ -117,19 +99,21 @@ class ChatSession(History):
         super().__init__(messages, system)
         self._choice = template
         self.sampling = sampling or SamplingParams()
-        self._functions = {tool_of(f)["function"]["name"]: f for f in tools if callable(f)}
-        self._tools = [tool_of(tool) if callable(tool) else dict(tool) for tool in tools]
+        self._tools = Tools(tools)
         self._overflow = check_overflow(overflow)
-        self._max_tokens = max_tokens
-        self._max_tool_rounds = max_tool_rounds
+        self._max_tokens = checked_number("max_tokens", max_tokens, 1)
+        self._max_tool_rounds = checked_number("max_tool_rounds", max_tool_rounds, 0) or 0
         self._enable_thinking = enable_thinking
-        self._reasoning_budget = reasoning_budget
+        self._reasoning_budget = checked_number("reasoning_budget", reasoning_budget, -1)
         self._variables = dict(template_variables or {})
         self._history_transform = history_transform
         self._output_transform = output_transform
         self._on_reasoning = on_reasoning
         self._n_again = 0
+        self._running: Iterator[str] | None = None
+        self._closed = False
         self.usage = Usage(0, 0)
+        self.finish_reason: str | None = None
         source = model.model if isinstance(model, Llama | Context) else model
         if isinstance(model, Llama) and template is None:
             self.template: Template = model.template
@@ -149,10 +133,9 @@ class ChatSession(History):
             self.context = model.context if isinstance(model, Llama) else model
         self.model = self.context.model
         self._seats = seats_of(self.context)
-        # A memory that cannot go back to any place gets places that it can go back to.
-        self._checkpoints = self.model.is_recurrent or self.model.is_hybrid or self.model.n_swa > 0
-        if self._checkpoints and self.context.prompt_cache is None:
-            self.context.prompt_cache = PromptCache(CHECKPOINT_BYTES)
+        self._seats.members.add(self)
+        if isinstance(model, Llama):
+            self._seats.turn = model._turn
 
     # -- asking -----------------------------------------------------------------------------
 
@@ -176,8 +159,10 @@ class ChatSession(History):
     ) -> Iterator[str]:
         """Say something, and get the answer piece by piece.
 
-        What was said before the stream is closed, or stopped by an exception in your loop, stays
-        in the history. If the answer fails, the history is as before.
+        What was shown before the stream is closed, or stopped by Ctrl-C or `context.cancel`, stays
+        in the history, but for calls of tools in it. If nothing was shown, or if the answer fails,
+        the history is as before. Changing the history, or asking something else, closes a stream
+        that is still being read.
 
         Args:
             content: The user's message: a text, a list of text parts, or a whole message.
@@ -190,13 +175,16 @@ class ChatSession(History):
         Raises:
             TemplateError: The template cannot express the conversation.
             ContextFullError: The conversation does not fit, by the overflow policy.
-            CancelledError: Another session took over this one's sequence, or the context was
-                cancelled.
+            CancelledError: The context was cancelled, or the stream was closed by a change of the
+                history.
+            ClosedError: The session or its context is closed.
+            ParameterError: An argument that makes no sense, or what a transform gave.
         """
         message = content if isinstance(content, Mapping) else {"role": "user", "content": content}
-        checked = checked_messages([message])
-        options = _Options(max_tokens, stop, response_format, tool_choice, sampling)
-        return self._stream(checked, len(self._messages), options)
+        added = copied([message])
+        checked_number("max_tokens", max_tokens, 1)
+        options = Options(max_tokens, stop, response_format, tool_choice, sampling)
+        return self._stream(added, options)
 
     def regenerate(self, **options: Any) -> str:
         """Answer the last user's message again, with other random numbers; see `stream`."""
@@ -216,157 +204,11 @@ class ChatSession(History):
         Raises:
             ParameterError: There is nothing to answer.
         """
-        starts = turn_starts(self._messages)
-        if not starts:
+        if not turn_starts(self._messages):
             raise ParameterError("There is no user's message to answer again: ask something.")
-        self._n_again += 1
-        options = _Options(max_tokens, stop, response_format, tool_choice, sampling)
-        return self._stream([], starts[-1] + 1, options)
-
-    def _stream(self, added: list[dict[str, Any]], keep: int, options: _Options) -> Iterator[str]:
-        before, window = self._messages, dataclasses.replace(self._window)
-        self._messages = [*before[:keep], *added]
-        try:
-            for n_rounds in range(self._max_tool_rounds + 1):
-                yield from self._transformed(options, last=n_rounds == self._max_tool_rounds)
-                calls = self._messages[-1].get("tool_calls") or ()
-                if not self._call(calls):
-                    return
-                options = dataclasses.replace(options, tool_choice=None)  # it was about the first
-        except BaseException as end:
-            stopped = isinstance(end, GeneratorExit | KeyboardInterrupt | CancelledError)
-            if not stopped or self._messages[-1]["role"] == "user":
-                self._messages, self._window = before, window
-            raise
-
-    def _transformed(self, options: _Options, last: bool) -> Iterator[str]:
-        """One answer, which is in the history afterwards, also if it is left half-way."""
-        answer, generation, steps = self._begin(options, last)
-        shown: list[str] = []
-        pieces = (self._content(answer.push(step.text)) for step in steps)
-        done = False
-        try:
-            for piece in self._through(pieces):
-                if piece:
-                    shown.append(piece)
-                    yield piece
-            for piece in self._through(iter([self._content(answer.finish(_cut(generation)))])):
-                if piece:
-                    shown.append(piece)
-                    yield piece
-            done = True
-        except (GeneratorExit, KeyboardInterrupt, CancelledError):
-            done = bool(answer.text)  # what was shown stays
-            raise
-        finally:
-            self.usage = generation.usage
-            if done:
-                message = answer.message(generation.finish_reason != "stop")
-                if self._output_transform is not None:
-                    message["content"] = "".join(shown) or message["content"]
-                self._messages.append(message)
-
-    def _content(self, delta: Mapping[str, Any]) -> str:
-        thought = delta.get("reasoning_content")
-        if thought and self._on_reasoning is not None:
-            self._on_reasoning(thought)
-        content: str = delta.get("content", "")
-        return content
-
-    def _through(self, pieces: Iterator[str]) -> Iterable[str]:
-        return pieces if self._output_transform is None else self._output_transform(pieces)
-
-    def _call(self, calls: Sequence[Mapping[str, Any]]) -> bool:
-        """Call the functions that the model asked for; false if that is the caller's business."""
-        named = [(one["id"], one["function"]) for one in calls]
-        if not named or any(function["name"] not in self._functions for _, function in named):
-            return False
-        for identity, function in named:
-            result = call(self._functions[function["name"]], function["arguments"])
-            self._messages.append(
-                {"role": "tool", "tool_call_id": identity, "name": function["name"],
-                 "content": result}
-            )  # fmt: skip
-        return True
-
-    # -- from the history to tokens -----------------------------------------------------------
-
-    def _begin(self, options: _Options, last: bool) -> tuple[Answer, Generation, Iterator[Step]]:
-        sampling = options.sampling or self.sampling
-        if self._n_again and sampling.seed is not None:
-            sampling = dataclasses.replace(sampling, seed=(sampling.seed + self._n_again) % 2**32)
-        wanted = options.max_tokens or self._max_tokens
-        room = self.context.n_ctx_seq
-        reserve = min(wanted or room // 4, room // 2)
-        request = self._request(options, last)
-
-        def rendered(messages: list[dict[str, Any]]) -> Prompt:
-            if self._history_transform is not None:
-                messages = checked_messages(self._history_transform(copy.deepcopy(messages)))
-            return dataclasses.replace(request, messages=messages).rendered(
-                self.template, self.model.vocab
-            )
-
-        def size(messages: list[dict[str, Any]]) -> int:
-            return len(rendered(messages).tokens(self.model.vocab))
-
-        self._window.fit(self._messages, size, room - reserve, self._overflow)
-        prompt = rendered(self._window.seen(self._messages))
-        generation = Generation(
-            self.model.vocab,
-            request.held(prompt, sampling, self.model.vocab).chain(self.model),
-            prompt.tokens(self.model.vocab),
-            max_tokens=wanted or room,
-            stop=[*stops_of(options.stop), *prompt.stops],
-            spelled=spelled_tokens(prompt, self.model.vocab),
-        )
-        answer = Answer(parser_of(self.template, prompt))
-        return answer, generation, self._steps(generation, reserve, size)
-
-    def _request(self, options: _Options, last: bool) -> ChatRequest:
-        choice = "none" if last and self._functions else options.tool_choice
-        return ChatRequest(
-            (),
-            self._tools,
-            tool_choice_of(choice, self._tools),
-            schema=schema_of_response_format(options.response_format),
-            enable_thinking=self._enable_thinking,
-            reasoning_budget=self._reasoning_budget,
-            variables=self._variables,
-        )
-
-    def _steps(
-        self,
-        generation: Generation,
-        reserve: int,
-        size: Callable[[list[dict[str, Any]]], int],
-    ) -> Iterator[Step]:
-        shifting = self._overflow == "shift" and self.context.memory.can_shift
-        with self._seats.lock:
-            sequence = self._seats.take(self, len(generation.prompt) + reserve)
-            if shifting:
-                follow(self.context, sequence, generation.prompt)
-                system = self._messages[: system_length(self._messages)]
-                n_keep = size(system) if system else 0
-                steps = run_shifting(self.context, generation, sequence, n_keep)
-            else:
-                steps = run(self.context, generation, sequence)
-        first = True
-        while True:
-            # Between a decode and the sampling from it, no other session may decode.
-            with self._seats.lock:
-                if self._seats.sequence_of(self) != sequence:
-                    raise CancelledError(
-                        "Another session took over this one's sequence while it was answering. "
-                        "Read a stream to its end first, or use a context with a larger n_seq_max."
-                    )
-                step = next(steps, None)
-                if first and self._checkpoints and self.context.prompt_cache is not None:
-                    self.context.prompt_cache.remember(self.context, sequence)
-                first = False
-            if step is None:
-                return
-            yield step
+        checked_number("max_tokens", max_tokens, 1)
+        options = Options(max_tokens, stop, response_format, tool_choice, sampling)
+        return self._stream(None, options)
 
     # -- copies, files, end --------------------------------------------------------------------
 
@@ -378,8 +220,10 @@ class ChatSession(History):
         twin = copy.copy(self)
         twin._messages = copy.deepcopy(self._messages)
         twin._window = dataclasses.replace(self._window)
+        twin._running = None
         with self._seats.lock:
-            self._seats.copy(self, twin)
+            self._seats.copy(self, twin, share=self._overflow != "shift")
+            self._seats.members.add(twin)
         return twin
 
     def save(self, path: str | os.PathLike[str], memory: bool = True) -> None:
@@ -392,28 +236,32 @@ class ChatSession(History):
 
         Raises:
             OSError: The file could not be written.
-            ParameterError: The sampling parameters hold what no file can: a grammar or schema,
-                processors; or the template or the overflow policy is an object of yours.
+            ParameterError: The sampling parameters or the messages hold what no file can, such as
+                processors.
         """
-        header = {
-            "model": self.model.path.name,
-            "fingerprint": self.model.fingerprint,
-            "messages": self._messages,
-            "template": saved_template(self._choice, self.template),
-            "sampling": saved_sampling(self.sampling),
-            "overflow": self._overflow if isinstance(self._overflow, str) else None,
-            "window": dataclasses.asdict(self._window),
-            "settings": {
+        described = described_session(
+            self.model,
+            messages=self._messages,
+            window=self._window,
+            sampling=self.sampling,
+            template=(self._choice, self.template),
+            tools=self._tools,
+            overflow=self._overflow,
+            transforms={
+                "history_transform": self._history_transform,
+                "output_transform": self._output_transform,
+            },
+            settings={
                 "max_tokens": self._max_tokens,
                 "max_tool_rounds": self._max_tool_rounds,
                 "enable_thinking": self._enable_thinking,
                 "reasoning_budget": self._reasoning_budget,
                 "template_variables": self._variables,
             },
-        }
+        )
         with self._seats.lock:
-            state = self._seats.state_of(self) if memory else None
-            write_session(path, header, state)
+            state = self._seats.state_of(self) if memory and not self._closed else None
+            write_session(path, described, state)
 
     @classmethod
     def load(
@@ -421,46 +269,39 @@ class ChatSession(History):
     ) -> ChatSession:
         """Go on with a saved session.
 
+        A memory that does not fit the context is computed again, and the log says why.
+
         Args:
             path: The file.
             model: The model that it was saved with, or a context or `Llama` of it.
-            **settings: Arguments of the constructor that replace what was saved, or that cannot
-                be saved: tools, transforms, an overflow callable.
+            **settings: Arguments of the constructor that replace what was saved, or that could not
+                be saved: functions as tools, transforms, an overflow callable, a template object.
 
         Raises:
             OSError: The file could not be read.
             StateError: It is no session, damaged, or was saved with another model.
+            ParameterError: Something that could not be saved is missing in the settings.
         """
-        header, state = read_session(path)
+        saved: Saved = read_session(path)
         found = model.model if isinstance(model, Llama | Context) else model
-        if header.get("fingerprint") != found.fingerprint:
-            raise StateError(
-                f"{path} was saved with the model {header.get('model')!r}; this is {found}. Load "
-                "it with that one."
-            )
-        try:
-            saved = {
-                "sampling": loaded_sampling(header["sampling"]),
-                "template": header["template"],
-                "overflow": header["overflow"] or "drop",
-                **header["settings"],
-            }
-            messages = checked_messages(header["messages"]) if header["messages"] else []
-            window = Window(**header["window"])
-            session = cls(model, **{**saved, **settings})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StateError(f"{path} makes no sense: {error!r}. Save it again.") from None
-        session._messages, session._window = messages, window
-        if state is not None:
-            session.context.check_state(state, 0)
-            session._seats.keep(session, state)
+        saved.check(found, settings)
+        session = cls(model, **{**saved.settings, **settings})
+        if "messages" not in settings:
+            session._messages, session._window = saved.messages, saved.window
+            if settings.get("system") is not None:
+                session.system = settings["system"]
+        if saved.state is not None:
+            with session._seats.lock:
+                session._seats.keep_if_usable(session, saved.state)
         return session
 
     def close(self) -> None:
         """Give up the sequence; the context is closed with the last session, if one made it."""
+        self._end_stream()
+        self._closed = True
         with self._seats.lock:
             self._seats.leave(self)
-            if self._owns_context and self._seats.empty:
+            if self._owns_context and not self._seats.members:
                 self.context.close()
 
     def __enter__(self) -> ChatSession:
@@ -471,16 +312,3 @@ class ChatSession(History):
 
     def __repr__(self) -> str:
         return f"ChatSession({self.model!r}, {len(self._messages)} messages)"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Options:
-    max_tokens: int | None = None
-    stop: Any = None
-    response_format: Mapping[str, Any] | None = None
-    tool_choice: Any = None
-    sampling: SamplingParams | None = None
-
-
-def _cut(generation: Generation) -> bool:
-    return generation.finish_reason == "length"

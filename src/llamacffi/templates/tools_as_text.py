@@ -40,15 +40,18 @@ class ToolsAsText(Template):
 
     Args:
         template: The one that renders everything else.
+
+    Attributes:
+        template: The same.
     """
 
     def __init__(self, template: JinjaTemplate) -> None:
         self.name = template.name
         self.description = template.description
-        self._template = template
+        self.template = template
 
     def __repr__(self) -> str:
-        return f"ToolsAsText({self._template!r})"
+        return f"ToolsAsText({self.template!r})"
 
     def render(
         self,
@@ -61,7 +64,7 @@ class ToolsAsText(Template):
         if options.tool_choice == "none":
             offered = []
         plain = replace(options, tool_choice="auto")
-        prompt = self._template.render(_as_text(given, offered), (), plain)
+        prompt = self.template.render(_as_text(given, offered), (), plain)
         if not offered:
             return prompt
         # Only the grammar and the parser of this one are used.
