@@ -210,7 +210,7 @@ class Context(Decoding, States, Owner):
             self._pool_params = self._ffi.new("struct ggml_threadpool_params *")
             lib.ggml_threadpool_params_init(self._pool_params, threads)
             self._pool_params.poll = POLLING_LEVEL
-            pool = lib.ggml_threadpool_new(self._pool_params)
+            self._pool = pool = lib.ggml_threadpool_new(self._pool_params)
             if pool:
                 lib.llama_attach_threadpool(context, pool, pool)
 

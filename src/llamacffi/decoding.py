@@ -33,6 +33,7 @@ OUTPUTS = {"none": 0, "last": 1, "all": 2}  # LLAMACFFI_OUTPUT_*
 NO_SLOT, ABORTED, INVALID_BATCH = 1, 2, -1  # what llama_decode returns
 # Below this many tokens, those of a draft among them, a call takes no longer than a few single
 # tokens. A worker thread would cost some milliseconds: it upsets where the other threads run.
+LONG_TEXT = 256  # tokens before a prompt, from which attention is worth another way
 INTERRUPTIBLE_TOKENS = 40
 
 
@@ -52,6 +53,7 @@ class Decoding:
     _error: Any
     _state: Any
     _handle: Handle
+    _pool: Any
     _n_vocab: int
     n_outputs_max: int
     _rows_reserved: int
@@ -120,6 +122,10 @@ class Decoding:
                 self._check_whole(count)
             self._reserve_rows(count if kind == OUTPUTS["all"] else 1)
             array = self._ffi.new("llama_token[]", tokens)  # copies at C speed from a list
+            if self._pool:
+                # A draft is checked by the digits that single tokens have: it asks for all.
+                short_tiles = start >= LONG_TEXT and kind != OUTPUTS["all"]
+                self._lib.llamacffi_threadpool_set_short_tiles(self._pool, short_tiles)
             try:
                 for first in range(0, count, self.n_batch):
                     size = min(self.n_batch, count - first)

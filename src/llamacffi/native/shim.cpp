@@ -31,6 +31,9 @@ void report(llamacffi_error * error, int32_t kind, const char * what, const std:
 
 using namespace llamacffi;
 
+// Of our patch attention-of-short-batches.diff; the header that declares it is ggml-cpu's own.
+extern "C" void ggml_threadpool_set_short_tiles(struct ggml_threadpool * pool, bool on);
+
 namespace {
 
 // -- native log -------------------------------------------------------------------------------
@@ -274,6 +277,10 @@ int32_t llamacffi_decode_tokens(
             counts.data(), sequences.data(),                  flags.data()};
         return llama_decode(ctx, batch);
     });
+}
+
+void llamacffi_threadpool_set_short_tiles(struct ggml_threadpool * pool, bool on) {
+    ggml_threadpool_set_short_tiles(pool, on);
 }
 
 // -- memory -------------------------------------------------------------------------------------------

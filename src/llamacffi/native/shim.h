@@ -22,7 +22,7 @@ extern "C" {
 #endif
 /* cffi: end skip */
 
-#define LLAMACFFI_SHIM_VERSION 4
+#define LLAMACFFI_SHIM_VERSION 5
 
 #define LLAMACFFI_ERROR_NONE 0      /* message, if any, is the captured native log */
 #define LLAMACFFI_ERROR_EXCEPTION 1 /* a C++ exception; the object is still usable */
@@ -88,6 +88,10 @@ LLAMACFFI_API int32_t llamacffi_encode(
 LLAMACFFI_API int32_t llamacffi_decode_tokens(
     struct llama_context * ctx, const llama_token * tokens, int32_t n_tokens, llama_pos pos,
     llama_seq_id seq_id, int32_t outputs, struct llamacffi_error * error);
+
+/* Lets the attention of batches of 8 to 63 tokens take ggml's tiles too, which is faster behind a
+ * long text, but rounds otherwise than single tokens do. */
+LLAMACFFI_API void llamacffi_threadpool_set_short_tiles(struct ggml_threadpool * pool, bool on);
 
 /* -- memory ----------------------------------------------------------------------------------- */
 LLAMACFFI_API bool llamacffi_memory_clear(
