@@ -25,7 +25,7 @@ ORDER = (
     "stopping", "logprobs", "logprob_shapes", "scoring", "generation", "drafting",
     "turn", "aio", "arguments", "completion", "completing",
     "answer", "chat_request", "chat_completion", "chat_completing", "llama", "chat",
-    "async_llama", "engine", "server", "cli", "__main__",
+    "async_llama", "async_chat", "engine", "server", "cli", "__main__",
 )  # fmt: skip
 # Conveniences that reach up when they are called: `Model.context`, `Context.set_adapters`.
 UPWARD_WHEN_CALLED = {("model", "context"), ("context", "adapter")}

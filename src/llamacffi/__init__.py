@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llamacffi import plugins as plugins
     from llamacffi import templates as templates
     from llamacffi.adapter import Adapter as Adapter
+    from llamacffi.async_chat import AsyncChatSession as AsyncChatSession
     from llamacffi.async_llama import AsyncLlama as AsyncLlama
     from llamacffi.backends import Backend as Backend
     from llamacffi.backends import BackendReport as BackendReport
@@ -45,6 +46,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Adapter": "adapter",
+    "AsyncChatSession": "async_chat",
     "AsyncLlama": "async_llama",
     "Backend": "backends",
     "BackendReport": "backends",

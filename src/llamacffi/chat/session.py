@@ -139,7 +139,7 @@ class ChatSession(Rounds):
 
     # -- asking -----------------------------------------------------------------------------
 
-    def ask(self, content: Any, **options: Any) -> str:
+    def ask(self, /, content: Any, **options: Any) -> str:
         """Say something, and wait for the answer; see `stream`.
 
         Returns:
@@ -186,7 +186,7 @@ class ChatSession(Rounds):
         options = Options(max_tokens, stop, response_format, tool_choice, sampling)
         return self._stream(added, options)
 
-    def regenerate(self, **options: Any) -> str:
+    def regenerate(self, /, **options: Any) -> str:
         """Answer the last user's message again, with other random numbers; see `stream`."""
         return "".join(self.stream_again(**options))
 
