@@ -193,6 +193,15 @@ METRICS = (
         repetitions=2,
     ),
     Metric(
+        "chat_turn_ahead",
+        "the same, in a session that reads ahead",
+        "ms",
+        "second_turn_ahead",
+        (PEER,),
+        (Goal(0.8, False, PEER),),
+        repetitions=2,
+    ),
+    Metric(
         "chat_switch",
         "turn after one of another chat, to the first token",
         "ms",

@@ -62,7 +62,7 @@ if job["kind"] == "import":
     timing.report([import_ms])
 elif job["kind"] in ("structured", "logprobs", "processor", "lookup"):
     feature(job)
-elif job["kind"] == "second_turn":
+elif job["kind"] in ("second_turn", "second_turn_ahead"):
     chatting.second_turn(llama_cpp.Llama(**chatting.settings(job)), job)
 elif job["kind"] == "switching":
     chatting.switching(llama_cpp.Llama(**chatting.settings(job)), job)

@@ -33,7 +33,9 @@ def context(job: dict[str, Any]) -> llamacffi.Context:
     )
 
 
-def session(context: llamacffi.Context, place: str) -> llamacffi.ChatSession:
+def session(
+    context: llamacffi.Context, place: str, read_ahead: bool = False
+) -> llamacffi.ChatSession:
     """A chat with a history, and its first answer."""
     system, question = chatting.history(place)
     chat = llamacffi.ChatSession(
@@ -41,6 +43,7 @@ def session(context: llamacffi.Context, place: str) -> llamacffi.ChatSession:
         system=system["content"],
         sampling=GREEDY,
         max_tokens=chatting.ANSWER_TOKENS,
+        read_ahead=read_ahead,
     )
     chat.ask(question["content"])
     return chat
@@ -56,6 +59,14 @@ def first_text(chat: llamacffi.ChatSession, question: str) -> float:
 
 def second_turn(job: dict[str, Any]) -> None:
     chatting.second_turn(llama(job), job)
+
+
+def second_turn_ahead(job: dict[str, Any]) -> None:
+    values = []
+    for number in range(job["repetitions"]):
+        with session(llama(job).context, f"Utopia {number}", read_ahead=True) as chat:
+            values.append(first_text(chat, "And who opened an inn there?"))
+    report(values)
 
 
 def switching(job: dict[str, Any]) -> None:
@@ -130,6 +141,7 @@ def long_session(job: dict[str, Any]) -> None:
 
 KINDS: dict[str, Callable[[dict[str, Any]], None]] = {
     "second_turn": second_turn,
+    "second_turn_ahead": second_turn_ahead,
     "switching": switching,
     "switch_cost": switch_cost,
     "load_session": load_session,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 from llamacffi.answer import Answer, parser_of
 from llamacffi.arguments import stops_of
+from llamacffi.chat.ahead import CONTENT, beginning_of_turn, compute_ahead
 from llamacffi.chat.answering import OutputTransform, Rendered, Round, run_seated
 from llamacffi.chat.history import History
 from llamacffi.chat.overflow import Overflow, shifts, system_length, turn_starts
@@ -16,7 +18,7 @@ from llamacffi.chat.seats import Seats
 from llamacffi.chat.tools import Tools
 from llamacffi.chat_request import ChatRequest, spelled_tokens, tool_choice_of
 from llamacffi.context import Context
-from llamacffi.errors import CancelledError, ClosedError, ParameterError
+from llamacffi.errors import CancelledError, ClosedError, LlamaCffiError, ParameterError
 from llamacffi.generation import Generation, Usage
 from llamacffi.model import Model
 from llamacffi.sampling.params import SamplingParams
@@ -25,6 +27,8 @@ from llamacffi.templates import Message, Prompt, Template
 from llamacffi.templates.messages import checked_messages
 
 __all__ = ["Options", "Rounds", "checked_number"]
+
+_log = logging.getLogger("llamacffi.chat")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +62,7 @@ class Rounds(History):
     _history_transform: Callable[[list[dict[str, Any]]], Iterable[Message]] | None
     _output_transform: OutputTransform | None
     _on_reasoning: Callable[[str], object] | None
+    _read_ahead: bool
     _n_again: int
     _running: Iterator[str] | None
     _closed: bool
@@ -118,6 +123,8 @@ class Rounds(History):
                     self._messages += self._tools.missing(calls, results)
                     raise
                 if len(self._messages) < n_calls + max(1, len(calls)):
+                    if self._read_ahead and not calls:
+                        self._compute_ahead(options)
                     return  # there are none, or the caller has to answer some
                 options = dataclasses.replace(options, tool_choice=None)  # it was about the first
         except BaseException as end:
@@ -141,6 +148,14 @@ class Rounds(History):
             message = None if failed else answer.message()
             if message is not None:
                 self._messages.append(message)
+
+    def _compute_ahead(self, options: Options) -> None:
+        seen = self._window.seen([*self._messages, {"role": "user", "content": CONTENT}])
+        try:
+            prompt = self._prompt(self._request(options, options.tool_choice), seen)
+            compute_ahead(self._seats, self, beginning_of_turn(prompt, self.model.vocab))
+        except LlamaCffiError as error:  # the answer is there: this was for the next one
+            _log.info("the beginning of the next turn was not computed: %s", error)
 
     # -- from the history to tokens -----------------------------------------------------------
 

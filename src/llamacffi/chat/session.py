@@ -64,6 +64,9 @@ class ChatSession(Rounds):
             those that are shown and remembered.
         on_reasoning: Gets the pieces of the model's thoughts as they come, which streams leave
             out.
+        read_ahead: After an answer, compute what comes before the user's next words, while they are
+            written. The next answer begins sooner; the last piece of an answer is followed by the
+            end of its stream some milliseconds later.
 
     Attributes:
         usage: The tokens of the last answer.
@@ -95,6 +98,7 @@ class ChatSession(Rounds):
         history_transform: Callable[[list[dict[str, Any]]], Iterable[Message]] | None = None,
         output_transform: Callable[[Iterator[str]], Iterable[str]] | None = None,
         on_reasoning: Callable[[str], object] | None = None,
+        read_ahead: bool = False,
     ) -> None:
         super().__init__(messages, system)
         self._choice = template
@@ -109,6 +113,7 @@ class ChatSession(Rounds):
         self._history_transform = history_transform
         self._output_transform = output_transform
         self._on_reasoning = on_reasoning
+        self._read_ahead = read_ahead
         self._n_again = 0
         self._running: Iterator[str] | None = None
         self._closed = False
