@@ -14,7 +14,7 @@ from llamacffi import ChatSession, Context, Model, SamplingParams
 from llamacffi.vocab import Vocab
 from tests.tiny_models import write_model
 
-__all__ = ["GREEDY", "Scripted", "scripted", "session_on", "tiny_model"]
+__all__ = ["GREEDY", "Scripted", "roles", "scripted", "session_on", "tiny_model"]
 
 GREEDY = SamplingParams(temperature=0)
 
@@ -53,3 +53,8 @@ def tiny_model(folder: Path, architecture: str = "falcon", seed: int = 0) -> Ite
 
 def session_on(context: Context, **options: Any) -> ChatSession:
     return ChatSession(context, **{"sampling": GREEDY, "max_tokens": 6, **options})
+
+
+def roles(session: ChatSession) -> str:
+    """The first letters of the roles of its messages."""
+    return "".join(message["role"][0] for message in session.messages)

@@ -403,7 +403,7 @@ def test_a_front_end_is_made_of_another() -> None:
         assert await listed(counter.count(5, start=2)) == [2, 3, 4]
         assert await counter.total(1, 2) == counter.total_now(1, 2) == 3
         with pytest.raises(TypeError):
-            await counter.total(wrong=1)  # type: ignore[call-arg]
+            await counter.total(wrong=1)  # type: ignore[call-arg]  # that is tested
 
     in_loop(main)
     assert AsyncCounter.count.__doc__ == "Count."

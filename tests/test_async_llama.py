@@ -157,6 +157,7 @@ def test_exceptions(llm: AsyncLlama, wanted: str) -> None:
             with pytest.raises(ParameterError):
                 await llm.create_completion(PROMPT, n=0, stream=streaming)
             with pytest.raises(TypeError, match="max_tokns"):
+                # An argument that does not exist is what is tested.
                 await llm.create_completion(PROMPT, max_tokns=1)  # type: ignore[call-arg]
 
         def fail(tokens: Any, scores: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from llamacffi import ChatSession, Context, Llama, Model, SamplingParams
 from llamacffi.errors import CancelledError, ClosedError, ParameterError, TemplateError
-from tests.sessions import GREEDY, scripted, session_on, tiny_model
+from tests.sessions import GREEDY, roles, scripted, session_on, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +23,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
 def on_tiny(tiny: Model) -> Iterator[Context]:
     with tiny.context(n_ctx=1024, n_seq_max=2, kv_unified=True, n_threads=1) as made:
         yield made
-
-
-def roles(session: ChatSession) -> str:
-    return "".join(message["role"][0] for message in session.messages)
 
 
 def test_a_stream_closed_half_way(tiny: Model, on_tiny: Context) -> None:

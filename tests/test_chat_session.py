@@ -14,7 +14,7 @@ from llamacffi.errors import (
 )
 from llamacffi.templates import Prompt, Template
 from tests.conftest import N_THREADS
-from tests.sessions import scripted, session_on, tiny_model
+from tests.sessions import roles, scripted, session_on, tiny_model
 
 TERSE = "Answer in one word."
 
@@ -29,10 +29,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
 def on_tiny(tiny: Model) -> Iterator[Context]:
     with tiny.context(n_ctx=1024, n_seq_max=2, kv_unified=True, n_threads=1) as made:
         yield made
-
-
-def roles(session: ChatSession) -> str:
-    return "".join(message["role"][0] for message in session.messages)
 
 
 def cached(session: ChatSession) -> int:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import threading
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class Entry:
     size: int
 
 
-class BasePromptCache:
+class BasePromptCache(ABC):
     """What all prompt caches share; those that are used are `PromptCache` and `DiskPromptCache`.
 
     Args:
@@ -149,29 +150,29 @@ class BasePromptCache:
 
     # -- what a kind of cache has to say ----------------------------------------------------------
 
+    @abstractmethod
     def entries(self, key: str) -> Iterable[Entry]:
         """The entries with a key."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load(self, entry: Entry) -> State | None:
         """An entry's state, used now; None if it is gone."""
-        raise NotImplementedError
 
+    @abstractmethod
     def store(self, key: str, state: State) -> Entry | None:
         """Keep a state, and drop what does not fit any more; None if it was not kept."""
-        raise NotImplementedError
 
+    @abstractmethod
     def touch(self, entry: Entry) -> None:
         """Take note that an entry was of use."""
-        raise NotImplementedError
 
+    @abstractmethod
     def discard(self, entry: Entry) -> None:
         """Drop an entry, if it is there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def clear(self) -> None:
         """Drop all entries."""
-        raise NotImplementedError
 
 
 class PromptCache(BasePromptCache):

@@ -4,6 +4,8 @@
 
 #include "shim.h"
 
+#include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <new>
 #include <stdexcept>
@@ -23,6 +25,16 @@ inline thread_local int guard_depth = 0;
 inline thread_local std::string * capture = nullptr;
 
 void report(llamacffi_error * error, int32_t kind, const char * what, const std::string & log);
+
+// A text for the caller, who frees it with llamacffi_free.
+inline char * copied(const std::string & text) {
+    auto * copy = static_cast<char *>(std::malloc(text.size() + 1));
+    if (copy == nullptr) {
+        throw std::bad_alloc();
+    }
+    std::memcpy(copy, text.c_str(), text.size() + 1);
+    return copy;
+}
 
 // Runs work; on failure reports and returns fallback.
 template <typename Result, typename Work>

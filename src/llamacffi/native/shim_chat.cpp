@@ -50,15 +50,6 @@ auto within_limits(size_t input, int depth, Work && work) {
     }
 }
 
-char * copied(const std::string & text) {
-    auto * copy = static_cast<char *>(std::malloc(text.size() + 1));
-    if (copy == nullptr) {
-        throw std::bad_alloc();
-    }
-    std::memcpy(copy, text.c_str(), text.size() + 1);
-    return copy;
-}
-
 json strings(const std::vector<std::string> & values) {
     json list = json::array();
     for (const auto & value : values) {

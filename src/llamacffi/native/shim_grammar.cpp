@@ -444,13 +444,7 @@ bool llamacffi_grammar_accept_text(
 
 char * llamacffi_json_schema_to_grammar(const char * schema, llamacffi_error * error) {
     return guarded<char *>(error, nullptr, [&] {
-        const std::string grammar = json_schema_to_grammar(common_json::parse(schema), true);
-        auto * text = static_cast<char *>(std::malloc(grammar.size() + 1));
-        if (text == nullptr) {
-            throw std::bad_alloc();
-        }
-        std::memcpy(text, grammar.c_str(), grammar.size() + 1);
-        return text;
+        return copied(json_schema_to_grammar(common_json::parse(schema), true));
     });
 }
 

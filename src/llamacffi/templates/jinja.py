@@ -83,11 +83,11 @@ class JinjaTemplate(Template):
             TemplateError: The template does not parse, refuses the conversation, or reaches a
                 limit; or the conversation is no such.
         """
-        given = checked_tools(tools)
+        conversation, given = checked_messages(messages), checked_tools(tools)
         # Without a choice of tools the engine does not look into their schemas, which may be
         # anything; all of upstream's templates make the same prompt of it.
         shown = replace(options, tool_choice="none") if given else options
-        held = rendered = self._rendered(checked_messages(messages), given, shown)
+        held = rendered = self._rendered(conversation, given, shown)
         if given and options.tool_choice != "none":
             # The grammar is made of schemas that the converter can be trusted with; the prompt
             # shows them as they are.
@@ -98,7 +98,7 @@ class JinjaTemplate(Template):
                     f"{', '.join(map(_name, given))}."
                 )
             enforceable = [enforceable_tool(tool, index) for index, tool in enumerate(offered)]
-            held = self._rendered(checked_messages(messages), enforceable, options)
+            held = self._rendered(conversation, enforceable, options)
         return Prompt(
             _parts(rendered["prompt"], rendered["input"]),
             stops=(*self._stops, *rendered["stops"]),
