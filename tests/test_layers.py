@@ -23,7 +23,7 @@ ORDER = (
     "prompt_cache", "disk_cache", "adapter", "gguf", "estimate",
     "sampling", "templates",
     "stopping", "logprobs", "logprob_shapes", "scoring", "generation", "drafting",
-    "turn", "aio", "arguments", "completion", "completing",
+    "turn", "aio", "job", "arguments", "completion", "completing",
     "answer", "chat_request", "chat_completion", "chat_completing", "llama", "chat",
     "async_llama", "async_chat", "engine", "server", "cli", "__main__",
 )  # fmt: skip

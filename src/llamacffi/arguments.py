@@ -23,6 +23,7 @@ __all__ = [
     "logprob_style",
     "reseeded",
     "stops_of",
+    "wants_usage",
 ]
 
 
@@ -105,3 +106,8 @@ def criterion_of(
         return bool(check(np.array(tokens, dtype=np.intc), context.logits(index)))
 
     return criterion
+
+
+def wants_usage(stream_options: Mapping[str, Any] | None) -> bool:
+    """Whether the last piece of a stream is to have the usage."""
+    return bool((stream_options or {}).get("include_usage"))

@@ -1,8 +1,8 @@
-"""The part of `Llama` that answers in chats: arguments to generations, generations to results."""
+"""Answering in chats: from arguments to a job. The front end that inherits it runs the job."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llamacffi.answer import Answer, parser_of
@@ -14,13 +14,14 @@ from llamacffi.arguments import (
     listed,
     reseeded,
     stops_of,
+    wants_usage,
 )
 from llamacffi.chat_completion import ChatChoice, chat_completion_head
 from llamacffi.chat_request import ChatRequest, spelled_tokens, tool_choice_of
 from llamacffi.completing import Completing
-from llamacffi.completion import usage_shape
 from llamacffi.errors import ParameterError
 from llamacffi.generation import Generation, check_fits
+from llamacffi.job import Job
 from llamacffi.sampling.params import SamplingParams
 from llamacffi.sampling.structure import schema_of_response_format
 from llamacffi.templates import Message, Template, Tool, choose_template
@@ -30,9 +31,9 @@ __all__ = ["ChatCompleting"]
 
 
 class ChatCompleting(Completing):
-    """What `Llama` inherits `create_chat_completion` from; the attributes are Llama's."""
+    """What answers in chats: a front end inherits it, and says how a job is run."""
 
-    _chat_format: TemplateChoice
+    _chat_format: TemplateChoice = None
     _template: Template | None = None
 
     @property
@@ -219,30 +220,10 @@ class ChatCompleting(Completing):
             for index in range(n)
         ]
         name = model or self.model_path
-        if stream:
-            with_usage = bool((stream_options or {}).get("include_usage"))
-            return self._turn.take(self._chat_chunks(choices, name, with_usage))
-        for _ in self._turn.take(self._answered(choices)):
-            pass
-        return {
-            **chat_completion_head(name, "chat.completion"),
-            "choices": [choice.whole() for choice in choices],
-            "usage": usage_shape([choice.generation.usage for choice in choices]),
-        }
-
-    def _chat_chunks(
-        self, choices: list[ChatChoice], model: str, with_usage: bool
-    ) -> Iterator[dict[str, Any]]:
-        head = chat_completion_head(model, "chat.completion.chunk")
-        usage: dict[str, Any] = {"usage": None} if with_usage else {}
-        for choice in choices:
-            for chunk in choice.chunks(self._run(choice.generation)):
-                yield {**head, "choices": [chunk], **usage}
-        if with_usage:
-            used = usage_shape([choice.generation.usage for choice in choices])
-            yield {**head, "choices": [], "usage": used}
-
-    def _answered(self, choices: list[ChatChoice]) -> Iterator[ChatChoice]:
-        for choice in choices:
-            choice.finish(self._run(choice.generation))
-            yield choice
+        job = Job(
+            choices,
+            chat_completion_head(name, "chat.completion"),
+            chat_completion_head(name, "chat.completion.chunk"),
+            with_usage=wants_usage(stream_options),
+        )
+        return self._do(job, stream)

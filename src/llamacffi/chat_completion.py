@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from typing import Any
 
 from llamacffi.answer import Answer
-from llamacffi.generation import Generation, Step
+from llamacffi.generation import Generation, Step, logprobs_of
 from llamacffi.logprob_shapes import chat_logprobs
 from llamacffi.vocab import Vocab
 
@@ -34,35 +34,36 @@ class ChatChoice:
         self._vocab = vocab
         self._answer = answer
         self._logprobs = logprobs
-        self._steps: list[Step] = []
+        self.steps: Sequence[Step] = ()
+        self._opened = False
+        self._called = False
 
-    def chunks(self, steps: Iterable[Step]) -> Iterator[dict[str, Any]]:
-        """The choice piece by piece; the last one has the finish reason."""
-        yield self._chunk({"role": "assistant", "content": ""}, [])
-        called = False
-        for step in steps:
-            delta = self._answer.push(step.text)
-            called = called or "tool_calls" in delta
-            if delta or (self._logprobs and step.logprobs is not None):
-                yield self._chunk(delta, [step])
+    def push(self, step: Step) -> list[dict[str, Any]]:
+        """What a step adds to a stream; the first one brings the role, too."""
+        chunks = self._opening()
+        delta = self._answer.push(step.text)
+        self._called = self._called or "tool_calls" in delta
+        if delta or (self._logprobs and step.logprobs is not None):
+            chunks.append(self._chunk(delta, [step]))
+        return chunks
+
+    def close(self) -> list[dict[str, Any]]:
+        """What ends its stream; the last chunk has the finish reason."""
+        chunks = self._opening()
         rest = self._answer.finish(self._cut)
-        called = called or "tool_calls" in rest
+        self._called = self._called or "tool_calls" in rest
         if rest:
-            yield self._chunk(rest, [])
-        yield {**self._chunk({}, []), "finish_reason": self._reason(called)}
+            chunks.append(self._chunk(rest, []))
+        return [*chunks, {**self._chunk({}, []), "finish_reason": self._reason(self._called)}]
 
-    def finish(self, steps: Iterable[Step]) -> None:
-        """Take all steps."""
-        self._steps = list(steps)
-        self._answer.text = "".join(step.text for step in self._steps)
-
-    def whole(self) -> dict[str, Any]:
-        """The finished choice."""
+    def whole(self, index: int) -> dict[str, Any]:
+        """The finished choice, at a place in the result."""
+        self._answer.text = "".join(step.text for step in self.steps)
         message = self._answer.message(self._cut)
         return {
-            "index": self._index,
+            "index": index,
             "message": message,
-            "logprobs": self._shaped(self._steps),
+            "logprobs": self._shaped(self.steps),
             "finish_reason": self._reason("tool_calls" in message),
         }
 
@@ -74,7 +75,13 @@ class ChatChoice:
         reason = self.generation.finish_reason
         return "tool_calls" if called and reason == "stop" else reason
 
-    def _chunk(self, delta: dict[str, Any], steps: list[Step]) -> dict[str, Any]:
+    def _opening(self) -> list[dict[str, Any]]:
+        if self._opened:
+            return []
+        self._opened = True
+        return [self._chunk({"role": "assistant", "content": ""}, [])]
+
+    def _chunk(self, delta: dict[str, Any], steps: Sequence[Step]) -> dict[str, Any]:
         return {
             "index": self._index,
             "delta": delta,
@@ -82,8 +89,8 @@ class ChatChoice:
             "finish_reason": None,
         }
 
-    def _shaped(self, steps: list[Step]) -> dict[str, Any] | None:
-        entries = [step.logprobs for step in steps if step.logprobs is not None]
+    def _shaped(self, steps: Sequence[Step]) -> dict[str, Any] | None:
+        entries = logprobs_of(steps)
         if not self._logprobs or not entries:
             return None
         return chat_logprobs(entries, self._vocab, [])

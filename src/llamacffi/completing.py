@@ -1,9 +1,10 @@
-"""The part of `Llama` that completes texts: arguments to generations, generations to results."""
+"""Completing texts: from arguments to a job. The front end that inherits it runs the job."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llamacffi.arguments import (
@@ -16,35 +17,44 @@ from llamacffi.arguments import (
     logprob_style,
     reseeded,
     stops_of,
+    wants_usage,
 )
-from llamacffi.completion import Choice, completion_head, usage_shape
+from llamacffi.completion import CompletionChoice, completion_head
 from llamacffi.context import Context
 from llamacffi.errors import ParameterError, UnsupportedError
-from llamacffi.generation import Drafter, Generation, Step, check_fits, run, run_drafted
+from llamacffi.generation import Generation, check_fits
+from llamacffi.job import Job
 from llamacffi.logprobs import TokenLogprobs
 from llamacffi.model import Model
 from llamacffi.sampling.params import SamplingParams
+from llamacffi.sampling.seeds import RANDOM_SEED
 from llamacffi.sampling.structure import schema_of_response_format
-from llamacffi.turn import Turn
 
 __all__ = ["Completing"]
 
 
-class Completing:
-    """What `Llama` inherits `create_completion` from; the attributes are Llama's."""
+class Completing(ABC):
+    """What completes texts: a front end inherits it, and says how a job is run.
+
+    Attributes:
+        model: The model.
+        model_path: Its name in results.
+    """
 
     model: Model
     model_path: str
-    _seed: int
-    _last_n: int
-    _spm_infill: bool
-    _turn: Turn
-    _drafter: Drafter | None
+    _seed: int = RANDOM_SEED
+    _last_n: int = 64
+    _spm_infill: bool = False
 
     @property
+    @abstractmethod
     def context(self) -> Context:
         """The context that everything is decoded in."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def _do(self, job: Job, stream: bool) -> Any:
+        """Run a job; returns its result, or an iterator over the pieces of its stream."""
 
     def create_completion(
         self,
@@ -81,6 +91,7 @@ class Completing:
         n: int = 1,
         best_of: int | None = None,
         top_logprobs: int = 0,
+        stream_options: Mapping[str, Any] | None = None,
     ) -> Any:
         """Complete a text.
 
@@ -123,6 +134,7 @@ class Completing:
             n: How many completions; each has its own seed, `seed` plus its index.
             best_of: Generate as many, and return the n with the highest mean log probability.
             top_logprobs: With logprobs=True, how many alternatives to report with each token.
+            stream_options: OpenAI's: `{"include_usage": True}` for a last piece with the usage.
 
         Returns:
             A dictionary in OpenAI's shape (`choices[0]["text"]`, `finish_reason`, `usage`), or an
@@ -198,39 +210,22 @@ class Completing:
         def prompt_entries() -> list[TokenLogprobs | int]:
             return [tokens[0], *generations[0].prompt_scores] if scored else []
 
-        choices = [
-            Choice(index, self.model.vocab, generation, before, echo, prompt_entries, style)
-            for index, generation in enumerate(generations)
-        ]
         head = completion_head(model or self.model_path)
-        if stream:
-            pieces = self._turn.take(self._pieces(choices))
-            return ({**head, "choices": [piece]} for piece in pieces)
-        for _ in self._turn.take(self._finished(choices)):
-            pass
-        if total > n:
-            choices = sorted(choices, key=lambda choice: -choice.mean_logprob)[:n]
-        return {
-            **head,
-            "choices": [choice.whole(index) for index, choice in enumerate(choices)],
-            "usage": usage_shape([generation.usage for generation in generations]),
-        }
+        job = Job(
+            [
+                CompletionChoice(
+                    index, self.model.vocab, generation, before, echo, prompt_entries, style
+                )
+                for index, generation in enumerate(generations)
+            ],
+            head,
+            head,
+            n_best=n,
+            with_usage=wants_usage(stream_options),
+        )
+        return self._do(job, stream)
 
     __call__ = create_completion
-
-    def _pieces(self, choices: list[Choice]) -> Iterator[dict[str, Any]]:
-        for choice in choices:
-            yield from choice.pieces(self._run(choice.generation))
-
-    def _finished(self, choices: list[Choice]) -> Iterator[Choice]:
-        for choice in choices:
-            choice.finish(self._run(choice.generation))
-            yield choice
-
-    def _run(self, generation: Generation) -> Iterator[Step]:
-        if self._drafter is None:
-            return run(self.context, generation)
-        return run_drafted(self.context, generation, self._drafter)
 
     def _prompt_tokens(self, prompt: str | bytes | Sequence[int], suffix: str | None) -> list[int]:
         vocab = self.model.vocab

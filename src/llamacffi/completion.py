@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from llamacffi.generation import Generation, Step, Usage
+from llamacffi.generation import Generation, Step, logprobs_of
 from llamacffi.logprob_shapes import Offsets, prompt_offsets
 from llamacffi.logprobs import TokenLogprobs
 from llamacffi.vocab import Vocab
 
-__all__ = ["Choice", "completion_head", "usage_shape"]
+__all__ = ["CompletionChoice", "completion_head"]
 
 # Log probabilities of tokens that begin at these offsets, in a shape of OpenAI's; a bare token id
 # stands for one without, the first of a prompt.
 LogprobShape = Callable[[Sequence["TokenLogprobs | int"], Vocab, Sequence[int]], "dict[str, Any]"]
 
 
-class Choice:
+class CompletionChoice:
     """One of the choices of a result.
 
     Args:
@@ -51,33 +50,27 @@ class Choice:
         self._shape = shape
         self._vocab = vocab
         self._offsets = Offsets(vocab, len(before))
-        self._steps: list[Step] = []
+        self.steps: Sequence[Step] = ()
+        self._waiting: list[Step] = []
+        self._opened = not echo
 
-    def pieces(self, steps: Iterable[Step]) -> Iterator[dict[str, Any]]:
-        """What a stream brings: pieces of the text as the steps come, then the reason to end."""
-        waiting: list[Step] = []
-        opened = not self._echo
-        for step in steps:
-            if not opened:
-                yield self._opening()
-                opened = True
-            waiting.append(step)
-            if step.text:
-                yield self._continued(step.text, None, waiting)
-                waiting = []
-        if not opened:
-            yield self._opening()
-        yield self._continued("", self.generation.finish_reason, waiting)
+    def push(self, step: Step) -> list[dict[str, Any]]:
+        """What a step adds to a stream; the first one brings the prompt, too, if it is echoed."""
+        pieces = self._opening()
+        self._waiting.append(step)
+        if step.text:
+            pieces.append(self._continued(step.text, None))
+        return pieces
 
-    def finish(self, steps: Iterable[Step]) -> None:
-        """Take all steps."""
-        self._steps = list(steps)
+    def close(self) -> list[dict[str, Any]]:
+        """What ends its stream."""
+        return [*self._opening(), self._continued("", self.generation.finish_reason)]
 
     def whole(self, index: int) -> dict[str, Any]:
         """The finished choice, at a place of its own in the result."""
         self._index = index
-        text = "".join(step.text for step in self._steps)
-        entries: list[TokenLogprobs | int] = [*_entries(self._steps)]
+        text = "".join(step.text for step in self.steps)
+        entries: list[TokenLogprobs | int] = [*logprobs_of(self.steps)]
         offsets = self._places(entries)
         if self._echo:
             text = self._before + text
@@ -85,17 +78,15 @@ class Choice:
             entries = [*self._scored(), *entries]
         return self._piece(text, self.generation.finish_reason, entries, offsets)
 
-    @property
-    def mean_logprob(self) -> float:
-        """Of the generated tokens, -inf if there are none; to choose the best."""
-        values = [entry.logprob for entry in _entries(self._steps)]
-        return sum(values) / len(values) if values else -math.inf
+    def _opening(self) -> list[dict[str, Any]]:
+        if self._opened:
+            return []
+        self._opened = True
+        return [self._piece(self._before, None, self._scored(), self._prompt_places())]
 
-    def _opening(self) -> dict[str, Any]:
-        return self._piece(self._before, None, self._scored(), self._prompt_places())
-
-    def _continued(self, text: str, reason: str | None, steps: list[Step]) -> dict[str, Any]:
-        entries = _entries(steps)
+    def _continued(self, text: str, reason: str | None) -> dict[str, Any]:
+        entries = logprobs_of(self._waiting)
+        self._waiting = []
         return self._piece(text, reason, entries, self._places(entries))
 
     def _places(self, entries: Sequence[TokenLogprobs | int]) -> list[int]:
@@ -127,10 +118,6 @@ def _token(entry: TokenLogprobs | int) -> int:
     return entry if isinstance(entry, int) else entry.token
 
 
-def _entries(steps: Iterable[Step]) -> list[TokenLogprobs]:
-    return [step.logprobs for step in steps if step.logprobs is not None]
-
-
 def completion_head(model: str) -> dict[str, Any]:
     """What a result and all pieces of its stream have in common."""
     return {
@@ -138,20 +125,4 @@ def completion_head(model: str) -> dict[str, Any]:
         "object": "text_completion",
         "created": int(time.time()),
         "model": model,
-    }
-
-
-def usage_shape(usages: Sequence[Usage]) -> dict[str, Any]:
-    """The usage of several completions of one prompt, which counts once."""
-    prompt = usages[0].prompt_tokens
-    completion = sum(usage.completion_tokens for usage in usages)
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": usages[0].cached_tokens},
-        "completion_tokens_details": {
-            "accepted_prediction_tokens": sum(usage.accepted_tokens for usage in usages),
-            "rejected_prediction_tokens": sum(usage.rejected_tokens for usage in usages),
-        },
     }

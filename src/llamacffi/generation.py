@@ -30,7 +30,16 @@ if TYPE_CHECKING:
     from llamacffi.context import Context
     from llamacffi.sampling.chain import SamplerChain
 
-__all__ = ["Generation", "Step", "Usage", "check_fits", "prepare", "run", "run_drafted"]
+__all__ = [
+    "Generation",
+    "Step",
+    "Usage",
+    "check_fits",
+    "logprobs_of",
+    "prepare",
+    "run",
+    "run_drafted",
+]
 
 # Gets the tokens so far, and where the logits are that the last one was picked from.
 StoppingCriterion = Callable[[Sequence[int], "Context", int], bool]
@@ -57,6 +66,11 @@ class Step:
     text: str
     finish_reason: str | None = None
     logprobs: TokenLogprobs | None = None
+
+
+def logprobs_of(steps: Iterable[Step]) -> list[TokenLogprobs]:
+    """The log probabilities of the steps that have some."""
+    return [step.logprobs for step in steps if step.logprobs is not None]
 
 
 @dataclass(frozen=True)

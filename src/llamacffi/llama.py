@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from llamacffi.adapter import Adapter
 from llamacffi.backends import AUTO
@@ -12,7 +13,8 @@ from llamacffi.chat_completing import ChatCompleting
 from llamacffi.context import Context
 from llamacffi.context_params import ATTENTION, CACHE_TYPES, POOLING, ROPE_SCALING
 from llamacffi.errors import ParameterError, UnsupportedError
-from llamacffi.generation import Drafter
+from llamacffi.generation import Drafter, Generation, Step, run, run_drafted
+from llamacffi.job import Job
 from llamacffi.model import Model, Progress
 from llamacffi.model_params import SPLIT_MODES, MetadataValue
 from llamacffi.prompt_cache import BasePromptCache
@@ -206,6 +208,20 @@ class Llama(ChatCompleting):
         except BaseException:
             self.model.close()
             raise
+
+    # -- running ------------------------------------------------------------------------------
+
+    def _do(self, job: Job, stream: bool) -> Any:
+        if stream:
+            return self._turn.take(job.stream(self._run))
+        for _ in self._turn.take(job.finish(self._run)):
+            pass
+        return job.result()
+
+    def _run(self, generation: Generation) -> Iterator[Step]:
+        if self._drafter is None:
+            return run(self.context, generation)
+        return run_drafted(self.context, generation, self._drafter)
 
     # -- facts and lifetime -------------------------------------------------------------------
 
