@@ -1,4 +1,4 @@
-"""What the tests share: the real model, contexts of it, upstream's tree, and a leak check."""
+"""What the tests share: the real model, tiny ones, contexts, upstream's tree, and a leak check."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import llamacffi
 from llamacffi import Context, Llama, Model
 from llamacffi.native.handle import live_handles
+from tests.tiny_models import ARCHITECTURES, write_model
 
 ROOT = Path(__file__).parent.parent
 # Threads that wait for each other are slow where other programs hold the cores: set 1 there.
 N_THREADS = int(os.environ.get("LLAMACFFI_TEST_THREADS", "2"))
+CLOSE = {"rtol": 2e-2, "atol": 5e-2}  # batches of other sizes add up in another order
 LEAK_PATIENCE_SECONDS = 2.0  # a thread that has just finished may still hold a reference
 
 failed_key = pytest.StashKey[bool]()
@@ -52,6 +55,87 @@ def context(model: Model) -> Iterator[Context]:
 def llama(model_path: Path) -> Iterator[Llama]:
     with Llama(model_path, backend="cpu", n_ctx=512, n_threads=N_THREADS) as loaded:
         yield loaded
+
+
+@pytest.fixture(scope="session")
+def tokens(model: Model) -> list[int]:
+    """A prompt that every sound context of the real model answers with " Rome"."""
+    return model.vocab.tokenize("The capital of France is Paris, and the capital of Italy is")
+
+
+@pytest.fixture
+def decoded(context: Context) -> Context:
+    """A context of the real model that has decoded the beginning of a tale."""
+    context.decode_tokens(context.model.vocab.tokenize("Once upon a time there was a"))
+    return context
+
+
+# -- tiny models with random weights: loaded once, never closed by a test -------------------------
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Model]]:
+    """One of each architecture, by its name."""
+    folder = tmp_path_factory.mktemp("tiny")
+    with ExitStack() as opened:
+        yield {
+            name: opened.enter_context(
+                Model(write_model(folder / f"{name}.gguf", name), backend="cpu")
+            )
+            for name in ARCHITECTURES
+        }
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tiny_models: dict[str, Model]) -> Model:
+    """Has a BOS token, and puts a space before the text."""
+    return tiny_models["llama"]
+
+
+@pytest.fixture
+def small(tiny_llama: Model) -> Iterator[Context]:
+    """A context of the tiny llama, with room for few outputs."""
+    with tiny_llama.context(n_ctx=64, n_threads=1, n_outputs_max=16) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(tiny_models: dict[str, Model]) -> Model:
+    """271 tokens: each byte, and a few longer pieces."""
+    return tiny_models["gpt2"]
+
+
+@pytest.fixture
+def output(tiny_gpt2: Model) -> Iterator[Context]:
+    """A context whose logits the tests overwrite: token 7 is best, then 8, and so on."""
+    with tiny_gpt2.context(n_ctx=32, n_threads=1) as made:
+        made.decode_tokens([5])
+        logits = made.logits()
+        logits[:] = -np.arange(logits.size) / 10
+        logits[:7] = -50
+        yield made
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tiny_models: dict[str, Model]) -> Model:
+    """An encoder."""
+    return tiny_models["bert"]
+
+
+@pytest.fixture(scope="session")
+def tiny_falcon(tiny_models: dict[str, Model]) -> Model:
+    """The one of the chat sessions."""
+    return tiny_models["falcon"]
+
+
+@pytest.fixture
+def on_tiny_falcon(tiny_falcon: Model) -> Iterator[Context]:
+    """A context for two sessions."""
+    with tiny_falcon.context(n_ctx=1024, n_seq_max=2, kv_unified=True, n_threads=1) as made:
+        yield made
+
+
+# -- the rest -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")

@@ -22,9 +22,8 @@ from llamacffi.errors import (
     LlamaCffiError,
     ParameterError,
 )
+from tests.conftest import CLOSE
 from tests.tiny_models import write_model
-
-CLOSE = {"rtol": 2e-2, "atol": 5e-2}
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ PACKAGE = Path(llamacffi.__file__).parent
 
 # From the bottom to the top; a module may import what stands before it, a package also itself.
 ORDER = (
-    "errors", "call", "native", "hookspecs", "plugins", "backends", "hub", "gguf_check",
+    "errors", "call", "prefix", "native", "hookspecs", "plugins", "backends", "hub", "gguf_check",
     "fingerprint", "vocab", "model_params", "model",
     "context_params", "memory", "batch", "decoding", "state_format", "state", "context",
     "prompt_cache", "disk_cache", "adapter", "gguf", "estimate",

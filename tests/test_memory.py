@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from llamacffi import Context, Model
 from llamacffi.errors import InvalidPositionError, InvalidSequenceError, UnsupportedError
+from tests.conftest import CLOSE
 from tests.tiny_models import write_model
 
 FIRST, SECOND = [5, 200, 7, 9, 11], [20, 21, 22]
-CLOSE = {"rtol": 2e-2, "atol": 5e-2}
 
 
 @pytest.fixture(scope="module")

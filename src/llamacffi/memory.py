@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llamacffi.errors import InvalidPositionError, InvalidSequenceError, UnsupportedError
+from llamacffi.prefix import common_length
 
 if TYPE_CHECKING:
     from llamacffi.context import Context
@@ -71,11 +72,7 @@ class Memory:
     def common_prefix(self, tokens: Sequence[int], sequence: int = 0) -> int:
         """How many of the first tokens the sequence remembers already."""
         self.check_sequence(sequence)
-        known = self._tokens.get(sequence, [])
-        count = min(len(known), len(tokens))
-        if known[:count] == list(tokens[:count]):
-            return count
-        return next(i for i in range(count) if known[i] != tokens[i])
+        return common_length(self._tokens.get(sequence, ()), tokens)
 
     # -- editing ----------------------------------------------------------------------------
 

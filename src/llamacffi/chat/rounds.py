@@ -21,6 +21,7 @@ from llamacffi.context import Context
 from llamacffi.errors import CancelledError, ClosedError, LlamaCffiError, ParameterError
 from llamacffi.generation import Generation, Usage
 from llamacffi.model import Model
+from llamacffi.prefix import common_length
 from llamacffi.sampling.params import SamplingParams
 from llamacffi.sampling.structure import schema_of_response_format
 from llamacffi.templates import Message, Prompt, Template
@@ -193,8 +194,7 @@ class Rounds(History):
             """What the prompt has in common with another one after the same system message."""
             system = seen[: system_length(seen)]
             other = render([*system, {"role": "user", "content": "?"}]).tokens if system else []
-            same = (a == b for a, b in zip(other, found.tokens, strict=False))
-            return next((place for place, equal in enumerate(same) if not equal), len(other))
+            return common_length(other, found.tokens)
 
         shifting = n_keep if self._overflow == "shift" and shifts(self.context) else None
         steps = run_seated(self._seats, self, generation, reserve, shifting)
