@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from llamacffi.disk_cache import DiskPromptCache as DiskPromptCache
     from llamacffi.drafting import DraftModel as DraftModel
     from llamacffi.drafting import PromptLookup as PromptLookup
+    from llamacffi.engine import AsyncEngine as AsyncEngine
+    from llamacffi.engine import Branch as Branch
+    from llamacffi.engine import Engine as Engine
+    from llamacffi.engine import EngineStats as EngineStats
     from llamacffi.hookspecs import hookimpl as hookimpl
     from llamacffi.llama import Llama as Llama
     from llamacffi.memory import Memory as Memory
@@ -47,15 +51,19 @@ __version__ = "0.1.0"
 _HOMES = {
     "Adapter": "adapter",
     "AsyncChatSession": "async_chat",
+    "AsyncEngine": "engine",
     "AsyncLlama": "async_llama",
     "Backend": "backends",
     "BackendReport": "backends",
     "Batch": "batch",
+    "Branch": "engine",
     "ChatSession": "chat",
     "Context": "context",
     "Device": "backends",
     "DiskPromptCache": "disk_cache",
     "DraftModel": "drafting",
+    "Engine": "engine",
+    "EngineStats": "engine",
     "Grammar": "sampling",
     "Llama": "llama",
     "Memory": "memory",

@@ -10,10 +10,12 @@ from __future__ import annotations
 __all__ = [
     "AdapterError",
     "BackendUnavailableError",
+    "BusyError",
     "CancelledError",
     "ClosedError",
     "ContextFullError",
     "ContextInitError",
+    "DeadlineError",
     "DecodeError",
     "DownloadError",
     "EmptyInputError",
@@ -123,6 +125,14 @@ class ContextFullError(DecodeError, ValueError):
 
 class CancelledError(LlamaCffiError):
     """The work was cancelled from another thread or by a callback."""
+
+
+class BusyError(LlamaCffiError):
+    """So many requests wait already that no more are taken."""
+
+
+class DeadlineError(LlamaCffiError, TimeoutError):
+    """A request was not over when its time was."""
 
 
 class EmptyInputError(LlamaCffiError, ValueError):

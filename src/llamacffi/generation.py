@@ -156,7 +156,7 @@ class Generation:
         self._min_tokens = min_tokens
         self._ends = [*vocab.eog_tokens, *self._stop_tokens] if min_tokens else []
         self._never = vocab.eog_tokens if ignore_eos else []
-        self._logprobs = logprobs
+        self.logprobs = logprobs
         self._criteria = criteria
         self.history = TokenHistory(prompt)
         self.wants_prompt_scores = prompt_logprobs
@@ -194,6 +194,12 @@ class Generation:
         """Whether a token ends the text."""
         return token in self._stop_tokens or self._vocab.is_eog(token)
 
+    def fit(self, room: int) -> None:
+        """Generate no more tokens than there is room for; end here if that is none."""
+        self.max_tokens = min(self.max_tokens, room)
+        if self.max_tokens == 0:  # the prompt was all that was wanted
+            self.finish_reason = "length"
+
     def advance(self, context: Context, index: int = -1) -> Step:
         """Pick the next token from an output of the last decode and see what it means.
 
@@ -208,14 +214,14 @@ class Generation:
         too_short = self.n_generated < self._min_tokens
         banned = self._ends if too_short else self._never
         logits = None
-        if self._logprobs is not None:
+        if self.logprobs is not None:
             logits = context.logits(index)
             if self._chain.processors or banned:
                 logits = logits.copy()  # they are changed in place
         token = self._chain.sample(context, index, self.history, banned)
         logprobs = None
-        if logits is not None and self._logprobs is not None:
-            logprobs = token_logprobs(logits, token, self._logprobs)
+        if logits is not None and self.logprobs is not None:
+            logprobs = token_logprobs(logits, token, self.logprobs)
         if self.is_end(token):
             return self._finish(token, "stop", "", None)
         self.history.tokens.append(token)
@@ -270,9 +276,7 @@ def prepare(context: Context, generation: Generation, sequence: int = 0) -> int:
     check_fits(context, prompt, generation.max_tokens)
     generation.begin()
     if generation.wants_prompt_scores:
-        generation.prompt_scores = score_prompt(
-            context, prompt, generation._logprobs or 0, sequence
-        )
+        generation.prompt_scores = score_prompt(context, prompt, generation.logprobs or 0, sequence)
         return len(prompt)
     if model.has_encoder:
         memory.remove(sequence)
@@ -284,11 +288,7 @@ def prepare(context: Context, generation: Generation, sequence: int = 0) -> int:
     cache = context.prompt_cache
     if cache is not None:
         cache.restore(context, prompt, sequence)
-    # The last token is decoded again in any case: its logits are needed.
-    kept = min(memory.common_prefix(prompt, sequence), len(prompt) - 1)
-    goes_back = kept <= memory.position_max(sequence)
-    if model.n_swa and goes_back and memory.position_min(sequence) > max(0, kept - model.n_swa):
-        kept = 0  # the sliding window has moved past what would be attended to
+    kept = memory.reusable_prefix(prompt, sequence)
     if cache is not None and memory.position_max(sequence) - kept >= FORGOTTEN_TOKENS:
         cache.remember(context, sequence)
     if memory.position_max(sequence) >= kept and not memory.remove(sequence, kept):
@@ -391,7 +391,5 @@ def draft_room(context: Context) -> int:
 
 def _start(context: Context, generation: Generation, sequence: int) -> int:
     position = prepare(context, generation, sequence)
-    generation.max_tokens = min(generation.max_tokens, context.n_ctx_seq - position)
-    if generation.max_tokens == 0:  # the prompt was all that was wanted
-        generation.finish_reason = "length"
+    generation.fit(context.n_ctx_seq - position)
     return position

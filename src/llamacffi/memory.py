@@ -69,10 +69,28 @@ class Memory:
         self.check_sequence(sequence)
         return list(self._tokens.get(sequence, ()))
 
+    @property
+    def n_known(self) -> int:
+        """How many tokens are known of all sequences together; what they share counts for each."""
+        return sum(map(len, [*self._tokens.values()]))
+
     def common_prefix(self, tokens: Sequence[int], sequence: int = 0) -> int:
         """How many of the first tokens the sequence remembers already."""
         self.check_sequence(sequence)
         return common_length(self._tokens.get(sequence, ()), tokens)
+
+    def reusable_prefix(self, tokens: Sequence[int], sequence: int = 0) -> int:
+        """How many of the first tokens can stay where they are if the rest is decoded.
+
+        Never all of them: the output of the last one is wanted. None if a sliding window has moved
+        past what the next one would attend to. A recurrent state may still refuse to go back.
+        """
+        kept = min(self.common_prefix(tokens, sequence), len(tokens) - 1)
+        window = self._context.model.n_swa
+        goes_back = kept <= self.position_max(sequence)
+        if window and goes_back and self.position_min(sequence) > max(0, kept - window):
+            return 0
+        return kept
 
     # -- editing ----------------------------------------------------------------------------
 

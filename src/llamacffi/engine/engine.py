@@ -1,0 +1,277 @@
+"""The engine's front: what `Llama` does for one caller, for many at once."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+import weakref
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from llamacffi.chat_completing import ChatCompleting
+from llamacffi.context import Context
+from llamacffi.engine.async_delivery import PostOffice
+from llamacffi.engine.branch import Branch
+from llamacffi.engine.delivery import Mailbox, job_pieces, job_result
+from llamacffi.engine.line import WaitingLine
+from llamacffi.engine.loop import Loop
+from llamacffi.engine.request import DEFAULT_OPTIONS, Recipient, Request
+from llamacffi.engine.stats import EngineStats
+from llamacffi.errors import ClosedError, ForkedError, ParameterError, UnsupportedError
+from llamacffi.generation import Generation
+from llamacffi.job import Job
+from llamacffi.model import Model
+from llamacffi.sampling.seeds import RANDOM_SEED
+from llamacffi.templates.choice import TemplateChoice
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Engine"]
+
+# llama.cpp's limit is 256; each place has two sequences.
+MOST_PARALLEL = 128
+DEFAULT_CONTEXT = 8192
+OUTPUT_ROWS = 32
+
+
+class Engine(ChatCompleting):
+    """Computes the requests of many callers together, one token of each at a time.
+
+    Its methods may be called from any number of threads; `AsyncEngine` is the same for asyncio.
+    `create_completion` and `create_chat_completion` take the arguments of Llama's.
+
+    Requests that begin with the same tokens share them: they are computed once, and kept until
+    their room is needed. A request that fails ends alone. When the memory is full, the last one is
+    sent back into the line and goes on later; its stream only pauses.
+
+    Args:
+        model: The model. The engine does not own it: close the engine first, then the model.
+        n_parallel: Most requests that are computed at a time; 1 to 128.
+        n_ctx: Tokens in the memory, all requests together; one alone may use all. None for what
+            the model was trained for, 8192 at most.
+        n_queue_max: Most requests that wait for a place; above that, `BusyError`.
+        step_seconds: How long a step may take while answers are being generated: long prompts are
+            computed in pieces of this length.
+        n_batch: Most tokens in one decode.
+        n_ubatch: Most tokens computed at once.
+        n_threads: Threads for generation; None for one per physical core.
+        n_threads_batch: Threads for prompts; None for n_threads.
+        seed: Of the random numbers, where a request gives none.
+        chat_format: The template for conversations; see `Llama`.
+        flash_attention: See `Context`, as for the following.
+        type_k: See `Context`.
+        type_v: See `Context`.
+        swa_full: See `Context`.
+        offload_kqv: See `Context`.
+
+    Raises:
+        ParameterError: An argument out of its range.
+        UnsupportedError: The model has an encoder: `Llama` can run it.
+        ContextInitError: The context does not fit.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        n_parallel: int = 8,
+        n_ctx: int | None = None,
+        n_queue_max: int = 1024,
+        step_seconds: float = 0.25,
+        n_batch: int = 2048,
+        n_ubatch: int = 512,
+        n_threads: int | None = None,
+        n_threads_batch: int | None = None,
+        seed: int = RANDOM_SEED,
+        chat_format: TemplateChoice = None,
+        flash_attention: str = "auto",
+        type_k: str = "f16",
+        type_v: str = "f16",
+        swa_full: bool = False,
+        offload_kqv: bool = True,
+    ) -> None:
+        if not 1 <= n_parallel <= MOST_PARALLEL:
+            raise ParameterError(f"n_parallel={n_parallel}: choose 1 to {MOST_PARALLEL}.")
+        if n_queue_max < 1:
+            raise ParameterError(f"n_queue_max={n_queue_max}: choose 1 or more.")
+        if not step_seconds > 0:
+            raise ParameterError(f"step_seconds={step_seconds}: choose a number above 0.")
+        if model.has_encoder or not model.has_decoder:
+            raise UnsupportedError(
+                f"{model} has an encoder, which works on one text at a time. Use Llama."
+            )
+        # Wakes the event loops of those who wait; for `AsyncEngine`.
+        self.post = PostOffice()
+        self.model = model
+        self.model_path = str(model.path)
+        self.n_parallel = n_parallel
+        self._seed = seed
+        self._chat_format = chat_format
+        self._options = DEFAULT_OPTIONS
+        self._pid = os.getpid()
+        self._line = WaitingLine(n_queue_max)
+        n_ctx = min(model.n_ctx_train, DEFAULT_CONTEXT) if n_ctx is None else n_ctx
+        recurrent = model.is_recurrent or model.is_hybrid
+
+        def make_context() -> Context:
+            return Context(
+                model,
+                n_ctx=n_ctx,
+                n_batch=max(n_batch, n_parallel),
+                n_ubatch=n_ubatch,
+                # Some are left to remember what is over. A recurrent state each would be dear.
+                n_seq_max=n_parallel + 1 if recurrent else 2 * n_parallel,
+                n_outputs_max=max(n_parallel, OUTPUT_ROWS),
+                n_threads=n_threads,
+                n_threads_batch=n_threads_batch,
+                kv_unified=True,  # so that sequences can share cells
+                flash_attention=flash_attention,
+                type_k=type_k,
+                type_v=type_v,
+                swa_full=swa_full,
+                offload_kqv=offload_kqv,
+            )
+
+        self._loop = Loop(make_context, n_parallel, self._line, step_seconds, self.post.flush)
+        # Not a method: it must not keep the engine alive. Runs at exit, too.
+        self._finalizer = weakref.finalize(
+            self, self._loop.stop, "The engine was dropped, or the interpreter ended."
+        )
+
+    # -- requests -----------------------------------------------------------------------------
+
+    def with_options(self, *, priority: int | None = None, timeout: float | None = None) -> Self:
+        """The same engine with options for the requests that are made through it.
+
+        Args:
+            priority: Those with a higher one are served first; 0 is usual. Who waits for ten
+                seconds counts as one higher, so that nobody waits forever. None leaves it.
+            timeout: Seconds until a request must be over, or it ends with `DeadlineError`. None
+                leaves it.
+        """
+        view = copy.copy(self)
+        view._whole = self._whole or self  # the engine lives as long as a view of it
+        if priority is not None:
+            view._options = replace(view._options, priority=priority)
+        if timeout is not None:
+            view._options = replace(view._options, timeout=timeout)
+        return view
+
+    _whole: Engine | None = None
+
+    def submit(self, generations: Sequence[Generation], recipient: Recipient) -> list[Request]:
+        """Have generations computed; returns at once. For front ends; others use create_....
+
+        Args:
+            generations: What is to be computed.
+            recipient: Who gets the steps; called in the engine's thread.
+
+        Raises:
+            BusyError: More would wait than may; none of them was taken.
+            ClosedError: The engine was closed.
+        """
+        self._check_open()
+        for generation in generations:
+            generation.begin()
+        requests = [
+            Request(generation, self._options, recipient, index)
+            for index, generation in enumerate(generations)
+        ]
+        self._line.add(requests)
+        self._loop.counters.requests += len(requests)
+        self._loop.wake()
+        if self._loop.stopped is not None:
+            raise ClosedError(self._loop.stopped)
+        return requests
+
+    def cancel(self, requests: Sequence[Request]) -> None:
+        """Drop requests; their places are free before the next step."""
+        for request in requests:
+            request.cancelled = True
+        self._loop.wake()
+
+    def check_room(self) -> None:
+        """Whether one more may wait.
+
+        Raises:
+            BusyError: So many wait already as may.
+            ClosedError: The engine was closed.
+        """
+        self._check_open()
+        self._line.check_room(1)
+
+    def branch(self, text: str | Sequence[int] = "") -> Branch:
+        """A text that can grow, go back and divide; see `Branch`.
+
+        Args:
+            text: What it begins with: text, in which control tokens may be spelled out, or tokens.
+        """
+        branch = Branch(self)
+        return branch.feed(text) if text else branch
+
+    def _do(self, job: Job, stream: bool) -> Any:
+        mailbox = Mailbox()
+        requests = self.submit([choice.generation for choice in job.choices], mailbox)
+        items = mailbox.read(requests, lambda: self.cancel(requests))
+        return job_pieces(job, items) if stream else job_result(job, items)
+
+    def _check_open(self) -> None:
+        if self._pid != os.getpid():
+            raise ForkedError("This engine belongs to the parent process; make one in the child.")
+        if self.closed:
+            raise ClosedError(self._loop.stopped or "This engine is closing.")
+
+    # -- facts and lifetime -------------------------------------------------------------------
+
+    @property
+    def context(self) -> Context:
+        """The context that everything is decoded in; only the engine's thread may use it."""
+        return self._loop.context
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens in the memory, all requests together."""
+        return self.context.n_ctx_seq
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more requests."""
+        return self._loop.closing or self._loop.stopped is not None
+
+    def stats(self) -> EngineStats:
+        """What it is doing, and has done; callable at any time."""
+        return EngineStats(
+            n_parallel=self.n_parallel,
+            n_running=len(self._loop.running),
+            n_waiting=len(self._line),
+            n_queue_max=self._line.n_max,
+            n_ctx=self.n_ctx,
+            n_remembered=self._loop.n_remembered,
+            totals=replace(self._loop.counters),
+        )
+
+    def close(self, timeout: float | None = 0.0) -> None:
+        """Take no more requests and free the context; the model stays. Safe to call twice.
+
+        Args:
+            timeout: Seconds that requests which are running or waiting have to be finished, before
+                they end with `ClosedError`; None for as long as it takes.
+        """
+        self._loop.closing = True
+        until = None if timeout is None else time.monotonic() + timeout
+        while self._loop.busy and (until is None or time.monotonic() < until):
+            time.sleep(0.02)
+        self._finalizer()
+        self.context.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Engine({self.model!r}, n_parallel={self.n_parallel})"
