@@ -20,10 +20,10 @@ from llamacffi.errors import (
     ParameterError,
     PluginError,
 )
+from tests.chains import PROMPT, text_of
 from tests.tiny_models import write_model
 
 INF, NAN = math.inf, math.nan
-PROMPT = "Once upon a time there was a"
 
 SELECTING = ("greedy", "dist", "mirostat", "mirostat_v2", "adaptive_p")
 # name: parameters at and near the edges of what makes sense
@@ -89,19 +89,6 @@ REFUSED: list[tuple[str, dict[str, Any], type[Exception]]] = [
     ("topk", {}, PluginError),
     ("", {}, PluginError),
 ]
-
-
-@pytest.fixture
-def decoded(context: Context) -> Context:
-    context.decode_tokens(context.model.vocab.tokenize(PROMPT))
-    return context
-
-
-def text_of(llama: Llama, **parameters: Any) -> str:
-    parameters = {"max_tokens": 6, **parameters}
-    result = llama.create_completion(PROMPT, **parameters)
-    assert isinstance(result, dict)
-    return str(result["choices"][0]["text"])
 
 
 # -- by name --------------------------------------------------------------------------------------
