@@ -9,6 +9,15 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from llamacffi.hub import transfer
+
+MODEL = b"GGUF" + bytes(range(256)) * 16
+SHA256 = hashlib.sha256(MODEL).hexdigest()
+CHANGED = b"GGUF" + bytes(reversed(range(256))) * 16
 
 
 @dataclass
@@ -119,3 +128,37 @@ class StandInHub:
         with contextlib.suppress(OSError):  # the client may have turned away
             request.wfile.write(body[:cut])
         request.close_connection = cut is not None or file.claim is not None
+
+
+# -- to be made fixtures: cache, server, hf -------------------------------------------------------
+
+
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the models; no proxies, no token, no waiting before another attempt."""
+    monkeypatch.setenv("LLAMACFFI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(transfer, "RETRY_DELAY_S", 0.0)
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    return tmp_path / "cache" / "models"
+
+
+def started() -> Iterator[StandInHub]:
+    with StandInHub().running() as running:
+        yield running
+
+
+def hugging_face(server: StandInHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandInHub:
+    """The server, where huggingface_hub looks for models."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+    return server
+
+
+# -- what is left behind -------------------------------------------------------------------------
+
+
+def leftovers(cache: Path) -> list[Path]:
+    """Files of a cache that are neither locks nor models."""
+    return [p for p in cache.rglob("*") if p.is_file() and p.suffix not in (".lock", ".gguf")]
