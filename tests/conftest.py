@@ -18,6 +18,7 @@ import pytest
 import llamacffi
 from llamacffi import Context, Llama, Model
 from llamacffi.native.handle import live_handles
+from tests.chains import PROMPT
 from tests.tiny_models import ARCHITECTURES, write_model
 
 ROOT = Path(__file__).parent.parent
@@ -65,12 +66,18 @@ def tokens(model: Model) -> list[int]:
 
 @pytest.fixture
 def decoded(context: Context) -> Context:
-    """A context of the real model that has decoded the beginning of a tale."""
-    context.decode_tokens(context.model.vocab.tokenize("Once upon a time there was a"))
+    """A context of the real model that has decoded PROMPT of tests.chains."""
+    context.decode_tokens(context.model.vocab.tokenize(PROMPT))
     return context
 
 
 # -- tiny models with random weights: loaded once, never closed by a test -------------------------
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file for the tests that load, and close, a tiny llama themselves."""
+    return write_model(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ from click.testing import CliRunner, Result
 
 import llamacffi
 from llamacffi.cli import main
-from tests.tiny_models import write_model
 
 PROMPT = "The capital of France is"
 Run = Callable[..., Result]
@@ -26,11 +25,6 @@ def run() -> Run:
         return CliRunner().invoke(main, [str(argument) for argument in arguments], input=text)
 
     return invoke
-
-
-@pytest.fixture(scope="module")
-def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("cli") / "tiny.gguf")
 
 
 def greedy(model: Path, *more: object) -> list[object]:

@@ -26,14 +26,9 @@ from llamacffi.errors import (
     UnsupportedError,
 )
 from tests.completions import PROMPT, complete, stream, text_of
-from tests.tiny_models import write_lora, write_model
+from tests.tiny_models import write_lora
 
 CHUNK_KEYS = {"id", "object", "created", "model", "choices"}
-
-
-@pytest.fixture(scope="module")
-def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("llama") / "tiny.gguf")
 
 
 @pytest.fixture
