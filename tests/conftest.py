@@ -136,7 +136,7 @@ def tiny_falcon(tiny_models: dict[str, Model]) -> Model:
 
 
 @pytest.fixture
-def on_tiny_falcon(tiny_falcon: Model) -> Iterator[Context]:
+def on_falcon(tiny_falcon: Model) -> Iterator[Context]:
     """A context for two sessions."""
     with tiny_falcon.context(n_ctx=1024, n_seq_max=2, kv_unified=True, n_threads=1) as made:
         yield made

@@ -10,23 +10,11 @@ import pytest
 
 from llamacffi import ChatSession, Context, Llama, Model, SamplingParams
 from llamacffi.errors import CancelledError, ClosedError, ParameterError, TemplateError
-from tests.sessions import GREEDY, roles, scripted, session_on, tiny_model
+from tests.sessions import GREEDY, roles, scripted, session_on
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    with tiny_model(tmp_path_factory.mktemp("tiny")) as model:
-        yield model
-
-
-@pytest.fixture
-def on_tiny(tiny: Model) -> Iterator[Context]:
-    with tiny.context(n_ctx=1024, n_seq_max=2, kv_unified=True, n_threads=1) as made:
-        yield made
-
-
-def test_a_stream_closed_half_way(tiny: Model, on_tiny: Context) -> None:
-    session = session_on(on_tiny, sampling=scripted(tiny.vocab, *["hello again"] * 9))
+def test_a_stream_closed_half_way(tiny_falcon: Model, on_falcon: Context) -> None:
+    session = session_on(on_falcon, sampling=scripted(tiny_falcon.vocab, *["hello again"] * 9))
     session._max_tokens = None
     unread = session.stream("never asked")
     del unread
@@ -51,9 +39,9 @@ def test_a_stream_closed_half_way(tiny: Model, on_tiny: Context) -> None:
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, RuntimeError, SystemExit])
 @pytest.mark.parametrize("at", [0, 3])
 def test_an_exception_in_the_middle(
-    tiny: Model, on_tiny: Context, kind: type[BaseException], at: int
+    tiny_falcon: Model, on_falcon: Context, kind: type[BaseException], at: int
 ) -> None:
-    script = scripted(tiny.vocab, *["hello again"] * 9).processors[0]
+    script = scripted(tiny_falcon.vocab, *["hello again"] * 9).processors[0]
     calls = []
 
     def processor(tokens: Any, logits: Any) -> None:
@@ -63,7 +51,7 @@ def test_an_exception_in_the_middle(
         script(tokens, logits)
 
     sampling = SamplingParams(temperature=0, processors=[processor])
-    session = session_on(on_tiny, sampling=sampling)
+    session = session_on(on_falcon, sampling=sampling)
     with pytest.raises(kind):
         session.ask("x")
     stays = at > 0 and kind is not RuntimeError
@@ -72,24 +60,24 @@ def test_an_exception_in_the_middle(
     assert roles(session).endswith("ua")
 
 
-def test_cancelled(tiny: Model, on_tiny: Context) -> None:
-    session = session_on(on_tiny, sampling=scripted(tiny.vocab, *["hello again"] * 9))
+def test_cancelled(tiny_falcon: Model, on_falcon: Context) -> None:
+    session = session_on(on_falcon, sampling=scripted(tiny_falcon.vocab, *["hello again"] * 9))
     stream = session.stream("x")
     next(stream)
     next(stream)
-    on_tiny.cancel()
+    on_falcon.cancel()
     with pytest.raises(CancelledError):
         list(stream)
     assert roles(session) == "ua"
-    on_tiny.cancel()
+    on_falcon.cancel()
     with pytest.raises(CancelledError):
         session.ask("y")
     assert roles(session) == "ua"
     assert session.ask("y")
 
 
-def test_a_change_ends_a_stream(on_tiny: Context) -> None:
-    session = session_on(on_tiny)
+def test_a_change_ends_a_stream(on_falcon: Context) -> None:
+    session = session_on(on_falcon)
     for change in (
         lambda: session.ask("more"),
         lambda: session.append({"role": "user", "content": "more"}),
@@ -108,34 +96,34 @@ def test_a_change_ends_a_stream(on_tiny: Context) -> None:
         assert session.messages == after
 
 
-def test_a_session_does_not_change_itself(tiny: Model, on_tiny: Context) -> None:
+def test_a_session_does_not_change_itself(tiny_falcon: Model, on_falcon: Context) -> None:
     def meddling(pieces: Iterator[str]) -> Iterator[str]:
         yield next(pieces)
         session.rewind()
 
-    session = session_on(on_tiny, output_transform=meddling)
+    session = session_on(on_falcon, output_transform=meddling)
     with pytest.raises(ParameterError, match="while it answers"):
         session.ask("x")
     assert session.messages == []
 
 
-def test_an_error_of_the_template(on_tiny: Context) -> None:
+def test_an_error_of_the_template(on_falcon: Context) -> None:
     refusing = (
         "{% for m in messages %}{% if m['content'] == 'no' %}{{ raise_exception('I will not') }}"
         "{% endif %}{{ m['content'] }}{% endfor %}"
     )
-    session = session_on(on_tiny, template=refusing)
+    session = session_on(on_falcon, template=refusing)
     session.ask("yes")
     with pytest.raises(TemplateError, match="I will not"):
         session.ask("no")
     assert roles(session) == "ua"
     assert session.ask("yes") is not None
     with pytest.raises(TemplateError):
-        session_on(on_tiny, template="nosuch")
+        session_on(on_falcon, template="nosuch")
 
 
-def test_closed(tiny: Model) -> None:
-    context = tiny.context(n_ctx=128, n_threads=1)
+def test_closed(tiny_falcon: Model) -> None:
+    context = tiny_falcon.context(n_ctx=128, n_threads=1)
     session, other = session_on(context), session_on(context)
     session.ask("x")
     stream = session.stream("y")

@@ -17,7 +17,7 @@ from llamacffi.chat import tool_of
 from llamacffi.chat.functions import call
 from llamacffi.chat.tools import Tools
 from llamacffi.errors import ParameterError
-from tests.sessions import scripted, session_on, tiny_model
+from tests.sessions import scripted, session_on
 
 
 class Unit(enum.Enum):
@@ -252,14 +252,8 @@ def test_results_and_failures_are_texts(caplog: pytest.LogCaptureFixture) -> Non
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    with tiny_model(tmp_path_factory.mktemp("tiny")) as model:
-        yield model
-
-
-@pytest.fixture(scope="module")
-def on_tiny(tiny: Model) -> Iterator[Context]:
-    with tiny.context(n_ctx=4096, n_threads=1) as made:
+def on_tiny(tiny_falcon: Model) -> Iterator[Context]:
+    with tiny_falcon.context(n_ctx=4096, n_threads=1) as made:
         yield made
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -16,13 +13,7 @@ from hypothesis.stateful import (
 )
 
 from llamacffi import ChatSession, Model
-from tests.sessions import session_on, tiny_model
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    with tiny_model(tmp_path_factory.mktemp("tiny")) as model:
-        yield model
+from tests.sessions import session_on
 
 
 def prompt_of(session: ChatSession) -> list[int]:
@@ -118,8 +109,8 @@ class Operations(RuleBasedStateMachine):
         self.context.close()
 
 
-def test_any_sequence_of_operations(tiny: Model) -> None:
-    Operations.model = tiny
+def test_any_sequence_of_operations(tiny_falcon: Model) -> None:
+    Operations.model = tiny_falcon
     run_state_machine_as_test(
         Operations,
         settings=settings(

@@ -14,21 +14,9 @@ from llamacffi.errors import (
 )
 from llamacffi.templates import Prompt, Template
 from tests.conftest import N_THREADS
-from tests.sessions import roles, scripted, session_on, tiny_model
+from tests.sessions import roles, scripted, session_on
 
 TERSE = "Answer in one word."
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    with tiny_model(tmp_path_factory.mktemp("tiny")) as model:
-        yield model
-
-
-@pytest.fixture
-def on_tiny(tiny: Model) -> Iterator[Context]:
-    with tiny.context(n_ctx=1024, n_seq_max=2, kv_unified=True, n_threads=1) as made:
-        yield made
 
 
 def cached(session: ChatSession) -> int:
@@ -88,14 +76,14 @@ def test_a_stream_gives_the_answer_in_pieces(context: Context) -> None:
     assert session.finish_reason == again.finish_reason == "length"
 
 
-def test_options_of_one_question(tiny: Model, on_tiny: Context) -> None:
-    session = session_on(on_tiny, sampling=scripted(tiny.vocab, *["one two three"] * 9))
+def test_options_of_one_question(tiny_falcon: Model, on_falcon: Context) -> None:
+    session = session_on(on_falcon, sampling=scripted(tiny_falcon.vocab, *["one two three"] * 9))
     session._max_tokens = None
     assert session.ask("a", stop=" two") == "one"
     assert session.finish_reason == "stop"
     assert len(session.ask("b", max_tokens=2)) < 8
     assert session.finish_reason == "length"
-    assert session.ask("c", sampling=scripted(tiny.vocab, "else")) == "else"
+    assert session.ask("c", sampling=scripted(tiny_falcon.vocab, "else")) == "else"
     assert session.ask({"role": "user", "content": [{"type": "text", "text": "d"}]}) == (
         "one two three"
     )
@@ -113,14 +101,14 @@ def test_options_of_one_question(tiny: Model, on_tiny: Context) -> None:
     [{"max_tokens": 0}, {"max_tool_rounds": -1}, {"reasoning_budget": -2}, {"overflow": "maybe"},
      {"tools": [3]}, {"tools": "get"}, {"tools": [{"type": "function"}]}],
 )  # fmt: skip
-def test_arguments_that_make_no_sense(on_tiny: Context, options: dict[str, Any]) -> None:
+def test_arguments_that_make_no_sense(on_falcon: Context, options: dict[str, Any]) -> None:
     with pytest.raises(ParameterError):
-        session_on(on_tiny, **options)
+        session_on(on_falcon, **options)
 
 
-def test_regenerating_uses_other_random_numbers(on_tiny: Context) -> None:
+def test_regenerating_uses_other_random_numbers(on_falcon: Context) -> None:
     def session() -> ChatSession:
-        return session_on(on_tiny, sampling=SamplingParams(seed=7, temperature=5), max_tokens=12)
+        return session_on(on_falcon, sampling=SamplingParams(seed=7, temperature=5), max_tokens=12)
 
     one, two = session(), session()
     first = one.ask("hello")
@@ -136,8 +124,8 @@ def test_regenerating_uses_other_random_numbers(on_tiny: Context) -> None:
     assert one.ask("and?") == two.ask("and?")
 
 
-def test_nothing_to_answer_again(on_tiny: Context) -> None:
-    session = session_on(on_tiny, system="a")
+def test_nothing_to_answer_again(on_falcon: Context) -> None:
+    session = session_on(on_falcon, system="a")
     with pytest.raises(ParameterError, match="ask something"):
         session.regenerate()
     session.append({"role": "user", "content": "hello"})
@@ -145,7 +133,7 @@ def test_nothing_to_answer_again(on_tiny: Context) -> None:
     assert roles(session) == "sua"
 
 
-def test_thoughts_are_handed_out(on_tiny: Context) -> None:
+def test_thoughts_are_handed_out(on_falcon: Context) -> None:
     class Thinking(Template):
         name = "thinking"
 
@@ -158,9 +146,9 @@ def test_thoughts_are_handed_out(on_tiny: Context) -> None:
 
     thoughts: list[str] = []
     session = session_on(
-        on_tiny,
+        on_falcon,
         template=Thinking(),
-        sampling=scripted(on_tiny.model.vocab, *["hm hm.hello"] * 3),
+        sampling=scripted(on_falcon.model.vocab, *["hm hm.hello"] * 3),
         max_tokens=50,
         on_reasoning=thoughts.append,
         output_transform=lambda pieces: (piece.upper() for piece in pieces),
@@ -180,9 +168,9 @@ def test_thoughts_are_handed_out(on_tiny: Context) -> None:
 # -- the history ----------------------------------------------------------------------------------
 
 
-def test_the_history_belongs_to_the_session(on_tiny: Context) -> None:
+def test_the_history_belongs_to_the_session(on_falcon: Context) -> None:
     given = [{"role": "user", "content": [{"type": "text", "text": "a"}], "more": {"x": [1]}}]
-    session = session_on(on_tiny, messages=given)
+    session = session_on(on_falcon, messages=given)
     given[0]["more"]["x"].append(2)  # type: ignore[index]  # a dictionary, as was just written
     session.messages[0]["content"] = "b"
     twin = session.fork()
@@ -191,8 +179,8 @@ def test_the_history_belongs_to_the_session(on_tiny: Context) -> None:
     assert session.messages[0]["content"] == [{"type": "text", "text": "a"}]
 
 
-def test_places_in_the_history(on_tiny: Context) -> None:
-    session = session_on(on_tiny, messages=[{"role": "user", "content": c} for c in "abc"])
+def test_places_in_the_history(on_falcon: Context) -> None:
+    session = session_on(on_falcon, messages=[{"role": "user", "content": c} for c in "abc"])
     session.edit(-1, "C")
     session.edit(0, "A")
     session.remove(-2)
@@ -213,8 +201,8 @@ def test_places_in_the_history(on_tiny: Context) -> None:
         session.remove(0)
 
 
-def test_the_system_message(on_tiny: Context) -> None:
-    session = session_on(on_tiny)
+def test_the_system_message(on_falcon: Context) -> None:
+    session = session_on(on_falcon)
     assert session.system is None
     session.system = "a"
     session.ask("x")
@@ -227,18 +215,18 @@ def test_the_system_message(on_tiny: Context) -> None:
     session.system = None
     assert (session.system, roles(session)) == (None, "ua")
     parts = [{"type": "text", "text": "c"}, {"type": "text", "text": "d"}]
-    assert session_on(on_tiny, messages=[{"role": "system", "content": parts}]).system == "c\nd"
+    assert session_on(on_falcon, messages=[{"role": "system", "content": parts}]).system == "c\nd"
 
 
-def test_a_transform_of_the_history(on_tiny: Context) -> None:
+def test_a_transform_of_the_history(on_falcon: Context) -> None:
     def loud(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         messages[-1]["content"] = messages[-1]["content"].upper()
         return messages
 
-    session = session_on(on_tiny, history_transform=loud)
+    session = session_on(on_falcon, history_transform=loud)
     session.ask("hello there")
     assert session.messages[0]["content"] == "hello there"
-    assert "HELLO THERE" in session.model.vocab.detokenize(on_tiny.memory.tokens())
+    assert "HELLO THERE" in session.model.vocab.detokenize(on_falcon.memory.tokens())
     for bad in (lambda messages: None, lambda messages: [3], lambda messages: []):
         session._history_transform = bad  # type: ignore[assignment]  # what is tested
         with pytest.raises((TemplateError, TypeError)):
@@ -256,10 +244,10 @@ def by_words(pieces: Iterator[str]) -> Iterator[str]:
     yield held.upper()
 
 
-def test_a_transform_of_the_answer(tiny: Model, on_tiny: Context) -> None:
+def test_a_transform_of_the_answer(tiny_falcon: Model, on_falcon: Context) -> None:
     session = session_on(
-        on_tiny,
-        sampling=scripted(tiny.vocab, *["hello and again"] * 9),
+        on_falcon,
+        sampling=scripted(tiny_falcon.vocab, *["hello and again"] * 9),
         max_tokens=50,
         output_transform=by_words,
     )
