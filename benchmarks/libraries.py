@@ -1,7 +1,7 @@
 """Compare builds of the library: the barest loop over llama_decode, in alternating processes.
 
     python -m benchmarks.libraries --place build-bench --model MODEL \\
-        stock=build-bench/llama.cpp/bin/libllama.so clang=other/libllama-cpu-native.so
+        stock=build-bench/stock/bin/libllama.so clang=other/libllama-cpu-native.so
 
 Prints, for each build, the ratio to the first one and to llama-bench. Any libllama of the pinned
 commit will do. --poll compares levels of the thread pool's polling: 0 sleeps at once, 100 keeps

@@ -9,6 +9,7 @@ from benchmarks import prompts
 OURS = "llamacffi"
 PEER = "llama-cpp-python"
 UPSTREAM = "llama-bench"
+LLAMA_SERVER = "llama-server"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.metrics import OURS, PEER, UPSTREAM, Goal, Metric
+from benchmarks.metrics import OURS, Goal, Metric
 
 
 @dataclass(frozen=True)
@@ -71,25 +71,26 @@ class Outcome:
         }
 
 
-HEADER = ("measurement", "unit", OURS, PEER, UPSTREAM, f"÷ {PEER}", f"÷ {UPSTREAM}", "goals")
+def table(outcomes: Sequence[Outcome], others: Sequence[str]) -> str:
+    """The Markdown table: medians, ratios as median (least-most), goals with their verdicts.
 
-
-def table(outcomes: Sequence[Outcome]) -> str:
-    """The Markdown table: medians, ratios as median (least-most), goals with their verdicts."""
-    lines = [_row(HEADER), _row(["---"] * len(HEADER))]
+    Args:
+        outcomes: One line each.
+        others: The subjects beside ours that have columns.
+    """
+    header = ("measurement", "unit", OURS, *others, *(f"÷ {other}" for other in others), "goals")
+    lines = [_row(header), _row(["---"] * len(header))]
     for outcome in outcomes:
         metric = outcome.metric
         if outcome.failure:
-            lines.append(_row([metric.title, metric.unit, "failed", *[""] * (len(HEADER) - 3)]))
+            lines.append(_row([metric.title, metric.unit, "failed", *[""] * (len(header) - 3)]))
             continue
         present = (OURS, *metric.others)
         values = [
             f"{outcome.value(name).median:.{metric.decimals}f}" if name in present else ""
-            for name in (OURS, PEER, UPSTREAM)
+            for name in (OURS, *others)
         ]
-        ratios = [
-            str(outcome.ratio(name)) if name in metric.others else "" for name in (PEER, UPSTREAM)
-        ]
+        ratios = [str(outcome.ratio(name)) if name in metric.others else "" for name in others]
         goals = "; ".join(
             f"{goal.describe(metric.unit)} {'met' if outcome.judge(goal)[1] else '**MISSED**'}"
             for goal in metric.goals

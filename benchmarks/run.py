@@ -1,4 +1,4 @@
-"""Measure llamacffi, llama-cpp-python and llama-bench in turn, and print the ratios.
+"""Measure llamacffi, llama-cpp-python, llama-bench and the servers in turn; print the ratios.
 
 Usually started by ci/bench, which sets everything up. The subjects alternate within each round,
 and what counts is the median of the rounds' ratios: a machine's speed drifts, a ratio hardly.
@@ -13,8 +13,10 @@ import sys
 from pathlib import Path
 
 from benchmarks import machine
-from benchmarks.metrics import METRICS, OURS, Metric
+from benchmarks.metrics import METRICS, OURS, PEER, UPSTREAM, Metric
 from benchmarks.report import Outcome, facts_list, table
+from benchmarks.serving.rounds import Served
+from benchmarks.serving.scenarios import SCENARIOS
 from benchmarks.subject import Subject, SubjectError, from_setup
 
 RESULTS = Path(__file__).parent / "results"
@@ -37,20 +39,26 @@ def main() -> int:
         for metric in METRICS
         if not options.only or metric.name in options.only
     ]
+    served = Served(options.place.resolve(), options.model.resolve(), options.threads)
+    for scenario in SCENARIOS:
+        if not options.only or scenario.name in options.only:
+            served.measure(scenario, options.rounds)
     facts["load average after"] = machine.load_average()
-    print(f"\n{facts_list(facts)}\n\n{table(outcomes)}\n")
+    text = "\n\n".join(filter(None, (facts_list(facts), in_libraries(outcomes), served.tables())))
+    print(f"\n{text}\n")
+    outcomes += served.outcomes
     for outcome in outcomes:
         for miss in outcome.misses():
             print(f"Missed: {miss}")
     if options.save:
-        save(facts, outcomes)
+        save(facts, outcomes, text)
     failed = any(outcome.failure for outcome in outcomes)
     missed = any(outcome.misses() for outcome in outcomes)
     return 1 if failed or (options.check and missed) else 0
 
 
 def parse_arguments() -> argparse.Namespace:
-    names = [metric.name for metric in METRICS]
+    names = [entry.name for entry in (*METRICS, *SCENARIOS)]
     parser = argparse.ArgumentParser(description=__doc__, prog="ci/bench")
     parser.add_argument("--place", type=Path, required=True, help="the folder set up by ci/bench")
     parser.add_argument("--model", type=Path, required=True, help="SmolLM2-135M as GGUF")
@@ -85,14 +93,18 @@ def measure(
     return Outcome(metric, figures)
 
 
-def save(facts: dict[str, object], outcomes: list[Outcome]) -> None:
+def in_libraries(outcomes: list[Outcome]) -> str:
+    """The table of what the libraries did; none if they were not measured."""
+    return table(outcomes, (PEER, UPSTREAM)) if outcomes else ""
+
+
+def save(facts: dict[str, object], outcomes: list[Outcome], text: str) -> None:
     RESULTS.mkdir(exist_ok=True)
     stem = RESULTS / machine.file_stem(facts)
     measured = {outcome.metric.name: outcome.as_json() for outcome in outcomes}
     content = json.dumps({"facts": facts, "metrics": measured}, indent=2, ensure_ascii=False)
     stem.with_suffix(".json").write_text(content + "\n", encoding="utf-8")
-    text = f"{facts_list(facts)}\n\n{table(outcomes)}\n"
-    stem.with_suffix(".md").write_text(text, encoding="utf-8")
+    stem.with_suffix(".md").write_text(f"{text}\n", encoding="utf-8")
     print(f"Written: {stem.name}.json, {stem.name}.md")
 
 

@@ -52,10 +52,7 @@ class Subject:
         return statistics.median(self._run(job) for _ in range(metric.processes))
 
     def _run(self, job: dict[str, object]) -> float:
-        environment = {**os.environ, **self.environment}
-        # Stock behaviour: byte code is cached, and no setting of the shell leaks in.
-        for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONSTARTUP"):
-            environment.pop(name, None)
+        environment = {**stock_environment(), **self.environment}
         started = json.dumps({**job, "started_ns": time.monotonic_ns()})
         try:
             result = subprocess.run(
@@ -78,6 +75,12 @@ class Subject:
         raise SubjectError(f"{self.name}, {job['kind']}: exit status {result.returncode}\n{end}")
 
 
+def stock_environment() -> dict[str, str]:
+    """Ours, but byte code is cached, and no setting of the shell leaks into Python."""
+    left_out = ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONSTARTUP")
+    return {name: value for name, value in os.environ.items() if name not in left_out}
+
+
 def from_setup(place: Path, library: Path | None = None) -> dict[str, Subject]:
     """The three subjects as ci/bench sets them up.
 
@@ -89,7 +92,7 @@ def from_setup(place: Path, library: Path | None = None) -> dict[str, Subject]:
     ours = _script(place / "ours/bin/python", "llamacffi_subject.py")
     peer = _script(place / "peer/bin/python", "llama_cpp_subject.py")
     upstream = _script(Path(sys.executable), "llama_bench_subject.py")
-    executable = {"executable": str(place / "llama.cpp/bin/llama-bench")}
+    executable = {"executable": str(place / "stock/bin/llama-bench")}
     return {
         OURS: Subject(OURS, ours, environment=override),
         PEER: Subject(PEER, peer),
