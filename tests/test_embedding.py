@@ -18,6 +18,7 @@ from llamacffi.embedding import Embedder
 from llamacffi.errors import (
     ClosedError,
     ContextFullError,
+    DecodeError,
     EmptyInputError,
     InvalidTokenError,
     ParameterError,
@@ -352,3 +353,15 @@ def test_closed(make: Make) -> None:
     for call in (llama.embed, llama.create_embedding):
         with pytest.raises(ClosedError):
             call("hello")
+
+
+def test_arrays_over_the_outputs_are_not_overwritten(make: Make) -> None:
+    llama = make("llama", pooling_type="mean")
+    llama.context.decode_tokens(llama.tokenize("hello"))
+    logits = llama.context.logits()
+    before = logits.copy()
+    with pytest.raises(DecodeError, match="Copy"):
+        llama.embed(TEXTS)
+    assert np.array_equal(logits, before)
+    del logits
+    assert len(llama.embed(TEXTS)) == len(TEXTS)
