@@ -51,6 +51,7 @@ class Metric:
         tokens: How many tokens to generate.
         repetitions: Within one process; the median counts.
         processes: Fresh processes per round; the median counts.
+        model: A file in the folder of ci/bench; None for the usual model.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Metric:
     tokens: int = 0
     repetitions: int = 1
     processes: int = 1
+    model: str | None = None
 
     @property
     def decimals(self) -> int:
@@ -182,6 +184,16 @@ METRICS = (
         (PEER,),
         (Goal(1.5, True),),
         repetitions=5,
+    ),
+    Metric(
+        "embed_256",
+        "256 texts of 5 to 20 words embedded",
+        "texts/s",
+        "embed",
+        (PEER,),
+        (Goal(3, True, PEER),),
+        repetitions=3,
+        model="minilm/model.gguf",
     ),
     # Chats with 1500 tokens of history.
     Metric(

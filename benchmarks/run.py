@@ -35,7 +35,7 @@ def main() -> int:
             "share their processors lose a factor of ten and more; expect wide spreads."
         )
     outcomes = [
-        measure(metric, subjects, options.model.resolve(), options.threads, options.rounds)
+        measure(metric, subjects, model_of(metric, options), options.threads, options.rounds)
         for metric in METRICS
         if not options.only or metric.name in options.only
     ]
@@ -73,6 +73,11 @@ def parse_arguments() -> argparse.Namespace:
     if unknown:
         parser.error(f"no such measurement: {', '.join(unknown)}; there are {', '.join(names)}")
     return options
+
+
+def model_of(metric: Metric, options: argparse.Namespace) -> Path:
+    given: Path = options.model if metric.model is None else options.place / metric.model
+    return given.resolve()
 
 
 def measure(

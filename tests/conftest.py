@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import platformdirs
 import pytest
 
 import llamacffi
@@ -143,6 +145,15 @@ def on_falcon(tiny_falcon: Model) -> Iterator[Context]:
 
 
 # -- the rest -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The folder of a real sentence encoder: model.gguf, and the files it was made from."""
+    folder = platformdirs.user_cache_path("llamacffi") / "all-minilm-l6-v2"
+    environment = os.environ | {"PYTHON": sys.executable}
+    subprocess.run([ROOT / "ci/minilm", folder], check=True, env=environment)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Attention behind a long text: a batch of any length gives what its tokens give one by one.
 
-A patch of ours, attention-of-short-batches.diff, has batches of 8 to 63 tokens take ggml's tiles.
+Two patches of ours are at work: attention-of-short-batches.diff has batches of 8 to 63 tokens take
+ggml's tiles; attention-in-blocks.diff computes the others some dozen cells at a time.
 """
 
 from __future__ import annotations

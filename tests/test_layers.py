@@ -22,8 +22,9 @@ ORDER = (
     "context_params", "memory", "batch", "decoding", "state_format", "state", "context",
     "prompt_cache", "disk_cache", "adapter", "gguf", "estimate",
     "sampling", "templates",
+    "embedding", "normalization", "embedding_shapes", "reranking",
     "stopping", "logprobs", "logprob_shapes", "scoring", "generation", "drafting",
-    "turn", "aio", "job", "arguments", "completion", "completing",
+    "turn", "embedding_front", "aio", "job", "arguments", "completion", "completing",
     "answer", "chat_request", "chat_completion", "chat_completing", "llama", "chat",
     "async_llama", "async_chat", "engine", "server", "cli", "__main__",
 )  # fmt: skip

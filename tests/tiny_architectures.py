@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["ARCHITECTURES", "Architecture", "Sizes"]
+__all__ = ["ARCHITECTURES", "RERANKER", "Architecture", "Sizes"]
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -239,6 +239,18 @@ def _bert(s: Sizes, n_vocab: int) -> Shapes:
     return shapes
 
 
+N_CLASSES = 2
+
+
+def _bert_classifier(s: Sizes, n_vocab: int) -> Shapes:
+    return _bert(s, n_vocab) | {
+        "cls.weight": (s.n_embd, s.n_embd),
+        "cls.bias": (s.n_embd,),
+        "cls.output.weight": (s.n_embd, N_CLASSES),
+        "cls.output.bias": (N_CLASSES,),
+    }
+
+
 def _multi_head(s: Sizes, norm: str = "layer") -> dict[str, Any]:
     return _transformer(s, norm) | {"attention.head_count_kv": s.n_head}
 
@@ -324,3 +336,15 @@ ARCHITECTURES: dict[str, Architecture] = {
         _bert,
     ),
 }
+RERANKER = Architecture(
+    "bert",
+    lambda s: (
+        _multi_head(s)
+        | {
+            "attention.causal": False,
+            "pooling_type": 4,
+            "classifier.output_labels": ["no", "yes"],
+        }
+    ),
+    _bert_classifier,
+)

@@ -13,7 +13,7 @@ from typing import Any
 import gguf
 import numpy as np
 
-from tests.tiny_architectures import ARCHITECTURES, Sizes
+from tests.tiny_architectures import ARCHITECTURES, RERANKER, Architecture, Sizes
 from tests.tiny_vocabs import VOCABS, Vocab
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "model_contents",
     "write_lora",
     "write_model",
+    "write_reranker",
     "write_split",
     "write_vocab_only",
 ]
@@ -40,14 +41,22 @@ def model_contents(
     sizes: Sizes | None = None,
     chat_template: str | None = CHATML,
     seed: int = 0,
+    kind: Architecture | None = None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
     """The metadata and the weights of a tiny model, for a test to change before it writes them.
+
+    Args:
+        architecture: Its name in the file.
+        sizes: Its dimensions.
+        chat_template: Put into the metadata.
+        seed: Of the weights.
+        kind: How it is put together; None for ARCHITECTURES'.
 
     Returns:
         The key-value pairs with full key names, and the tensors in numpy's order (slowest first).
     """
     s = sizes or Sizes()
-    kind = ARCHITECTURES[architecture]
+    kind = kind or ARCHITECTURES[architecture]
     vocab = VOCABS[kind.vocab]
     metadata: dict[str, Any] = {
         "general.architecture": architecture,
@@ -123,6 +132,15 @@ def write_model(
 ) -> Path:
     """Write a tiny model of one of ARCHITECTURES; returns the path."""
     _write(path, *model_contents(architecture, sizes=sizes, chat_template=chat_template, seed=seed))
+    return path
+
+
+def write_reranker(path: Path, template: str | None = None) -> Path:
+    """Write a tiny encoder with a classifier of two outputs; returns the path."""
+    metadata, tensors = model_contents("bert", kind=RERANKER, chat_template=None)
+    if template is not None:
+        metadata["tokenizer.chat_template.rerank"] = template
+    _write(path, metadata, tensors)
     return path
 
 

@@ -28,6 +28,12 @@ def report(values: list[float], **more: object) -> None:
 
 def settings(job: dict[str, Any]) -> dict[str, Any]:
     """The arguments for `Llama`."""
+    if job["kind"] == "embed":
+        return {**_settings(job), "n_ctx": N_BATCH, "embedding": True}
+    return _settings(job)
+
+
+def _settings(job: dict[str, Any]) -> dict[str, Any]:
     return {
         "model_path": job["model"],
         "n_ctx": N_CTX,
@@ -92,6 +98,22 @@ def memory(llm: Any, job: dict[str, Any]) -> None:
     report([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6])
 
 
+def embed(llm: Any, job: dict[str, Any]) -> None:
+    """Texts per second, all given at once."""
+    words = STORY.split()
+    texts = [
+        " ".join(words[(number * 7 + place) % len(words)] for place in range(5 + number % 16))
+        for number in range(256)
+    ]
+    values = []
+    for _ in range(job["repetitions"] + 1):  # the first one warms up
+        begun = time.perf_counter()
+        found = llm.embed(texts)
+        values.append(len(texts) / (time.perf_counter() - begun))
+        assert len(found) == len(texts)
+    report(values[1:])
+
+
 def rate(llm: Any, prompt: Any, tokens: int, **more: Any) -> float:
     """Tokens per second of a completion whose prompt is in the cache already."""
     begun = time.perf_counter()
@@ -137,4 +159,10 @@ STORY = (
 )
 EDIT = STORY + STORY.replace("apples", "plums") + STORY.replace("apples", "lemons").split(",")[0]
 
-SHARED = {"generate": generate, "first_token": first_token, "start": start, "memory": memory}
+SHARED = {
+    "generate": generate,
+    "first_token": first_token,
+    "start": start,
+    "memory": memory,
+    "embed": embed,
+}

@@ -85,6 +85,9 @@ class AsyncLlama(AsyncFront[Llama]):
     create_completion = _completing(Llama.create_completion)
     create_chat_completion = _completing(Llama.create_chat_completion)
     __call__ = create_completion
+    embed = _completing(Llama.embed)
+    create_embedding = _completing(Llama.create_embedding)
+    rerank = _completing(Llama.rerank)
     tokenize = plain(Llama.tokenize)
     detokenize = plain(Llama.detokenize)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -357,6 +358,40 @@ class Context(Decoding, States, Owner):
         """Threads for batches (llama_n_threads_batch)."""
         with self._handle.lock:
             return int(self._lib.llama_n_threads_batch(self._handle.pointer))
+
+    def set_embeddings(self, embeddings: bool) -> None:
+        """Compute embeddings from now on, or logits alone (llama_set_embeddings).
+
+        With embeddings, llama.cpp outputs every token of a decode, wanted or not.
+        """
+        with self._handle.lock:
+            self._lib.llama_set_embeddings(self._handle.pointer, embeddings)
+            self._embeddings = embeddings
+            self._rows_reserved = 0  # rows have another width
+
+    @contextmanager
+    def computing_embeddings(self) -> Iterator[None]:
+        """Compute embeddings in this block, which no other thread's decode interrupts."""
+        with self._handle.lock:
+            before = self._embeddings
+            if not before:
+                self.set_embeddings(True)
+            try:
+                yield
+            finally:
+                if not before and not (self.closed or self._handle.broken):
+                    self.set_embeddings(False)
+
+    @property
+    def generates(self) -> bool:
+        """Whether it can generate text: the model decodes, and remembers what it decoded."""
+        return self._has_memory and self.model.has_decoder
+
+    @property
+    def causal(self) -> bool:
+        """Whether tokens attend to the past only (llama_get_causal_attn)."""
+        with self._handle.lock:
+            return bool(self._lib.llama_get_causal_attn(self._handle.pointer))
 
     def set_causal_attention(self, causal: bool) -> None:
         """Attend to the past only, or to everything in the batch (llama_set_causal_attn)."""

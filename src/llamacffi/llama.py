@@ -12,6 +12,7 @@ from llamacffi.backends import AUTO
 from llamacffi.chat_completing import ChatCompleting
 from llamacffi.context import Context
 from llamacffi.context_params import ATTENTION, CACHE_TYPES, POOLING, ROPE_SCALING
+from llamacffi.embedding_front import ContextSizes, Embedding
 from llamacffi.errors import ParameterError, UnsupportedError
 from llamacffi.generation import Drafter, Generation, Step, run, run_drafted
 from llamacffi.job import Job
@@ -37,7 +38,7 @@ def _name(parameter: str, value: int | str | None, choices: Mapping[str, int], d
     raise ParameterError(f"{parameter}={value}: choose one of {', '.join(choices)}.")
 
 
-class Llama(ChatCompleting):
+class Llama(ChatCompleting, Embedding):
     """A model ready to complete text and to chat; takes llama-cpp-python's arguments.
 
     Differences to llama-cpp-python: unknown arguments are an error; all layers go to the device
@@ -72,7 +73,8 @@ class Llama(ChatCompleting):
         yarn_beta_slow: See `Context`.
         yarn_orig_ctx: See `Context`.
         logits_all: Keep room for the logits of every token of a batch.
-        embedding: Compute embeddings.
+        embedding: Size the context for `embed`, `create_embedding` and `rerank`: for many texts at
+            once, and with an encoder n_batch and n_ubatch are n_ctx.
         offload_kqv: Keep the cache on the device.
         flash_attn: True, False, or None for llama.cpp's choice.
         op_offload: Let the device do large operations of host layers.
@@ -153,6 +155,7 @@ class Llama(ChatCompleting):
         self._seed = seed
         self._last_n = last_n_tokens_size
         self._spm_infill = spm_infill
+        self._embedding = embedding
         self._drafter = draft_model
         self._chat_format = chat_format
         self._turn = Turn()
@@ -173,12 +176,20 @@ class Llama(ChatCompleting):
         if vocab_only:
             return
         try:
+            if embedding:
+                sizes = ContextSizes.for_embedding(self.model, n_ctx, n_batch, n_ubatch)
+            else:
+                n_batch = min(n_batch, n_ctx) if n_ctx else n_batch
+                outputs = n_batch if logits_all else None
+                sizes = ContextSizes(n_ctx, n_batch, n_ubatch, n_outputs_max=outputs)
             self._context = Context(
                 self.model,
-                n_ctx=n_ctx,
-                n_batch=min(n_batch, n_ctx) if n_ctx else n_batch,
-                n_ubatch=n_ubatch,
-                n_outputs_max=n_batch if logits_all or embedding else None,
+                n_ctx=sizes.n_ctx,
+                n_batch=sizes.n_batch,
+                n_ubatch=sizes.n_ubatch,
+                n_seq_max=sizes.n_seq_max,
+                n_outputs_max=sizes.n_outputs_max,
+                kv_unified=embedding,
                 n_threads=n_threads,
                 n_threads_batch=n_threads_batch,
                 embeddings=embedding,
@@ -202,6 +213,8 @@ class Llama(ChatCompleting):
                 yarn_beta_slow=yarn_beta_slow,
                 yarn_orig_ctx=yarn_orig_ctx,
             )
+            if embedding and self._context.generates:
+                self._context.set_embeddings(False)  # only while embedding
             self.set_cache(prompt_cache)
             if lora_path is not None:
                 self._context.set_adapters([(Adapter(self.model, lora_path), lora_scale)])

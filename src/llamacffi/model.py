@@ -298,6 +298,14 @@ class Model(Owner):
         """Number of outputs of a classifier (llama_model_n_cls_out)."""
         return int(self._fact("llama_model_n_cls_out"))
 
+    @cached_property
+    def classifier_labels(self) -> tuple[str, ...]:
+        """The names of a classifier's outputs; empty if they have none (llama_model_cls_label)."""
+        ffi, label = self.library.ffi, self.library.lib.llama_model_cls_label
+        with self._handle.lock:
+            texts = [label(self._handle.pointer, index) for index in range(self.n_cls_out)]
+            return tuple(ffi.string(t).decode("utf-8", "replace") for t in texts if t != ffi.NULL)
+
     @property
     def rope_freq_scale_train(self) -> float:
         """RoPE frequency scale of the training (llama_model_rope_freq_scale_train)."""

@@ -270,6 +270,12 @@ class Vocab:
         with self._handle.lock:
             return bool(self._lib.llama_vocab_get_add_eos(self._pointer))
 
+    @property
+    def add_sep(self) -> bool:
+        """Whether a separator belongs between two texts (llama_vocab_get_add_sep)."""
+        with self._handle.lock:
+            return bool(self._lib.llama_vocab_get_add_sep(self._pointer))
+
     def is_eog(self, token: int) -> bool:
         """Whether the token ends a generation: EOS, EOT and the like (llama_vocab_is_eog)."""
         check_tokens((token,), self.n_tokens)
