@@ -1,19 +1,19 @@
-"""The part of `Llama` that turns texts into vectors, and ranks documents."""
+"""Turning texts into vectors, and ranking documents: a front end says where packs are computed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llamacffi.context import Context
 from llamacffi.embedding import Embedder, Text, Truncate
 from llamacffi.embedding_shapes import check_encoding, embedding_result, rerank_result
-from llamacffi.errors import EmptyInputError, ParameterError, UnsupportedError
+from llamacffi.errors import EmptyInputError, ParameterError
 from llamacffi.model import Model
 from llamacffi.normalization import Normalize, finished, norm_of
 from llamacffi.reranking import Pairs, check_reranker
-from llamacffi.turn import Turn
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,18 +58,24 @@ def _is_encoder(model: Model) -> bool:
     return causal == "false" or model.has_encoder or model.architecture == "gemma-embedding"
 
 
-class Embedding:
-    """What `Llama` inherits `embed`, `create_embedding` and `rerank` from."""
+class Embedding(ABC):
+    """What embeds and ranks: a front end inherits it, and says how packs are computed.
+
+    Attributes:
+        model: The model.
+        model_path: Its name in results.
+    """
 
     model: Model
     model_path: str
-    _turn: Turn
-    _embedding: bool
 
-    @property
-    def context(self) -> Context:
-        """The context that everything is decoded in."""
-        raise NotImplementedError
+    @abstractmethod
+    def _embedding_context(self) -> Context:
+        """Where vectors are computed."""
+
+    @abstractmethod
+    def _run_packs(self, embedder: Embedder, texts: list[list[int]]) -> list[NDArray[np.float32]]:
+        """Compute texts, pack by pack; returns what `Embedder.run` does."""
 
     def embed(
         self,
@@ -188,15 +194,6 @@ class Embedding:
 
     # -- helpers ------------------------------------------------------------------------------
 
-    def _embedding_context(self) -> Context:
-        context = self.context
-        if not self._embedding:
-            raise UnsupportedError(
-                "This Llama was made without embedding=True, which sizes its context for "
-                "embeddings. Make it with embedding=True."
-            )
-        return context
-
     def _embed(
         self,
         texts: Sequence[Text],
@@ -210,19 +207,6 @@ class Embedding:
         tokens = embedder.tokenize(texts, truncate)
         vectors = self._run_packs(embedder, tokens)
         return [finished(v, norm, dimensions) for v in vectors], sum(map(len, tokens))
-
-    def _run_packs(self, embedder: Embedder, texts: list[list[int]]) -> list[NDArray[np.float32]]:
-        """Compute in one's turn: nobody decodes between a pack and its results."""
-        found: dict[int, NDArray[np.float32]] = {}
-
-        def steps() -> Iterator[bool]:
-            for pack in embedder.packs(texts):
-                found.update(zip(pack.indexes, embedder.compute(pack), strict=True))
-                yield True
-
-        for _ in self._turn.take(steps()):
-            pass
-        return [found[index] for index in range(len(texts))]
 
 
 def _listed(given: Texts) -> tuple[list[Text], bool]:

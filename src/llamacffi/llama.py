@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llamacffi.adapter import Adapter
 from llamacffi.backends import AUTO
 from llamacffi.chat_completing import ChatCompleting
 from llamacffi.context import Context
 from llamacffi.context_params import ATTENTION, CACHE_TYPES, POOLING, ROPE_SCALING
+from llamacffi.embedding import Embedder
 from llamacffi.embedding_front import ContextSizes, Embedding
 from llamacffi.errors import ParameterError, UnsupportedError
 from llamacffi.generation import Drafter, Generation, Step, run, run_drafted
@@ -22,6 +23,10 @@ from llamacffi.prompt_cache import BasePromptCache
 from llamacffi.sampling.seeds import RANDOM_SEED
 from llamacffi.templates.choice import TemplateChoice
 from llamacffi.turn import Turn
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["Llama"]
 
@@ -235,6 +240,27 @@ class Llama(ChatCompleting, Embedding):
         if self._drafter is None:
             return run(self.context, generation)
         return run_drafted(self.context, generation, self._drafter)
+
+    def _embedding_context(self) -> Context:
+        context = self.context
+        if not self._embedding:
+            raise UnsupportedError(
+                "This Llama was made without embedding=True, which sizes its context for "
+                "embeddings. Make it with embedding=True."
+            )
+        return context
+
+    def _run_packs(self, embedder: Embedder, texts: list[list[int]]) -> list[NDArray[np.float32]]:
+        found: dict[int, NDArray[np.float32]] = {}
+
+        def steps() -> Iterator[bool]:
+            for pack in embedder.packs(texts):
+                found.update(zip(pack.indexes, embedder.compute(pack), strict=True))
+                yield True
+
+        for _ in self._turn.take(steps()):  # nobody decodes between a pack and its results
+            pass
+        return [found[index] for index in range(len(texts))]
 
     # -- facts and lifetime -------------------------------------------------------------------
 
