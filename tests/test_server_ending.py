@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -254,3 +256,26 @@ def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
         assert served.process.stderr is not None
         assert "broken.gguf" in served.process.stderr.read()
         assert served.process.wait(20) == 1
+
+
+def test_the_command_says_what_is_not_installed() -> None:
+    code = (
+        "import sys; sys.modules['uvicorn'] = None\n"
+        "from llamacffi.cli import main; main(['serve', 'smollm2'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "uvicorn" in done.stderr
+    assert "pip install 'llamacffi[server]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_key_file(tmp_path: Path, model_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("# ours\n one \n\ntwo\n", encoding="utf-8")
+    options = ["--api-key-file", str(keys), "--api-key", "three", "--n-ctx", "256"]
+    with server_process(str(model_path), *options, LLAMACFFI_API_KEYS="") as served:
+        for key, status in [("one", 200), ("two", 200), ("three", 200), ("ours", 401), ("", 401)]:
+            headers = {"Authorization": f"Bearer{key and ' '}{key}"}
+            assert httpx.get(f"{served.url}/v1/models", headers=headers).status_code == status
+        assert served.terminate() == 0

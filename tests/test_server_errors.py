@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,7 +17,7 @@ from hypothesis import strategies as st
 
 from llamacffi import Model
 from llamacffi.errors import BusyError, ClosedError
-from llamacffi.server import Models, ServedModel, Settings
+from llamacffi.server import Models, ServedModel, Settings, create_app
 from llamacffi.server.errors import api_error
 from tests.chats import HI
 from tests.servers import NAME, Served, engine_of, serving
@@ -63,6 +66,7 @@ def reply_format(schema: Any) -> Any:
         (TEXT, {"prompt": "x", "samplers": ["nothing"]}, "samplers", None),
         (TEXT, {"prompt": "x", "stop": [""]}, "stop", None),
         (TEXT, {"prompt": "x", "logit_bias": {"word": 1}}, "logit_bias", None),
+        (TEXT, {"prompt": "x", "logit_bias": {"9": True}}, "logit_bias", None),
         (TEXT, {"prompt": "x", "logit_bias": {"999999": 1}}, None, None),
         (TEXT, {"prompt": "x", "grammar": "root ::= ("}, "grammar", "invalid_grammar"),
         (TEXT, {"prompt": "x", "suffix": "y"}, None, "unsupported"),
@@ -136,6 +140,45 @@ def test_bodies_that_are_no_request(served: Served, raw: bytes, words: str) -> N
     answer = served.http.post(TEXT, content=raw, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400
     assert words in answer.json()["error"]["message"]
+
+
+MANY = 500_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"prompt": ["a", 1] * MANY},
+        {"prompt": [[1.5]] * MANY},
+        {"prompt": "x", "stop": [1] * MANY},
+        {"prompt": "x", "logit_bias": {str(number): "x" for number in range(MANY // 2)}},
+        {"prompt": "x", "logit_bias": [1] * MANY},
+        dict.fromkeys(map(str, range(MANY // 2)), 1),
+    ],
+    ids=range(6),
+)
+def test_a_million_mistakes_cost_no_more_than_one(model: Model, body: dict[str, Any]) -> None:
+    app = create_app(engine_of(model))
+    raw = json.dumps(body).encode()
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://x") as client,
+        ):
+            headers = {"Content-Type": "application/json"}
+            return await client.post(TEXT, content=raw, headers=headers)
+
+    tracemalloc.start()
+    try:
+        answer = asyncio.run(ask())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert answer.status_code == 400
+    assert len(answer.content) < 2000
+    assert peak < 150e6
 
 
 def test_a_form_of_a_foreign_page_is_refused(served: Served) -> None:

@@ -23,6 +23,7 @@ from llamacffi.server.api_page import add_api_page
 from llamacffi.server.auth import Gate, Keys
 from llamacffi.server.chat import add_chat
 from llamacffi.server.completions import add_completions
+from llamacffi.server.errors import ApiError
 from llamacffi.server.health import add_health
 from llamacffi.server.limits import Limits
 from llamacffi.server.models import Models, OneModel
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["create_app", "state_of"]
 
+FIELDS_MAX = 256  # far more than there are; each that is unknown costs memory
 OPEN_PATHS = ("/health", "/docs", "/openapi.json", "/")
 
 
@@ -131,6 +133,8 @@ class _Request(Request):
         # that exhausts the stack.
         if not hasattr(self, "_json"):
             self._json = orjson.loads(await self.body())
+            if isinstance(self._json, dict) and len(self._json) > FIELDS_MAX:
+                raise ApiError(400, f"The request has more than {FIELDS_MAX} fields.")
         return self._json
 
 

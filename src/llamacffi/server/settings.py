@@ -41,7 +41,7 @@ class Settings:
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     cors_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
-    body_bytes_max: int = 16 * 1024 * 1024
+    body_bytes_max: int = 4 * 1024 * 1024
     body_timeout: float = 30.0
     tokens_max: int | None = None
     choices_max: int = 32

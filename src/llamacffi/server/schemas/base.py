@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Int32", "Number", "Request", "Token"]
+__all__ = ["Int32", "Items", "Number", "Request", "Token"]
+
+T = TypeVar("T")
+# One mistake is enough: a million of them would take a gigabyte.
+Items = Annotated[list[T], Field(fail_fast=True)]
 
 Int32 = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]
 Token = Annotated[int, Field(ge=0, le=2**31 - 1)]

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from llamacffi.server.schemas.base import Int32
+from llamacffi.server.schemas.base import Int32, Items
 from llamacffi.server.schemas.sampling import SampledRequest
 
 __all__ = ["ChatRequest"]
@@ -15,14 +15,14 @@ __all__ = ["ChatRequest"]
 class ChatRequest(SampledRequest):
     """Answer in a conversation."""
 
-    messages: list[dict[str, Any]] = Field(
+    messages: Items[dict[str, Any]] = Field(
         description="Each with a role and a content: a text, or a list of text parts."
     )
     max_completion_tokens: Int32 | None = Field(None, description="Most tokens to generate.")
-    tools: list[dict[str, Any]] | None = Field(None, description="Functions it may call.")
+    tools: Items[dict[str, Any]] | None = Field(None, description="Functions it may call.")
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
-    functions: list[dict[str, Any]] | None = Field(None, description="Old name of tools.")
+    functions: Items[dict[str, Any]] | None = Field(None, description="Old name of tools.")
     function_call: str | dict[str, Any] | None = Field(None, description="Old tool_choice.")
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=100)
@@ -35,5 +35,5 @@ class ChatRequest(SampledRequest):
     chat_template_kwargs: dict[str, Any] | None = Field(
         None, description="Variables for the template; enable_thinking is one."
     )
-    modalities: list[str] | None = Field(None, description='Only ["text"].')
+    modalities: Items[str] | None = Field(None, description='Only ["text"].')
     prediction: dict[str, Any] | None = Field(None, description="No effect.")

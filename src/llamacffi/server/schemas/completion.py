@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from llamacffi.server.schemas.base import Token
+from llamacffi.server.schemas.base import Items, Token
 from llamacffi.server.schemas.sampling import SampledRequest
 
 __all__ = ["CompletionRequest", "Prompt"]
@@ -15,7 +15,7 @@ Prompt = str | list[int]
 class CompletionRequest(SampledRequest):
     """Complete a text."""
 
-    prompt: str | list[Token] | list[str] | list[list[Token]] = Field(
+    prompt: str | Items[Token] | Items[str] | Items[Items[Token]] = Field(
         description="A text, token ids, or a list of either."
     )
     suffix: str | None = Field(None, description="What follows the text that is filled in.")

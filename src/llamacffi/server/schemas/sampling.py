@@ -10,7 +10,7 @@ from pydantic import Field
 from llamacffi.errors import ParameterError
 from llamacffi.sampling.params import SamplingParams
 from llamacffi.sampling.seeds import RANDOM_SEED
-from llamacffi.server.schemas.base import Int32, Number, Request
+from llamacffi.server.schemas.base import Int32, Items, Number, Request
 
 __all__ = ["FIELDS", "SampledRequest"]
 
@@ -34,10 +34,10 @@ class SampledRequest(Request):
     n_predict: Int32 | None = Field(None, description="llama-server's name of max_tokens.")
     min_tokens: int | None = Field(None, ge=0, le=2**31 - 1, description="Least tokens.")
     n: int | None = Field(None, ge=1, le=128, description="How many answers.")
-    stop: str | list[str] | None = Field(None, description="What ends the text.")
+    stop: str | Items[str] | None = Field(None, description="What ends the text.")
     seed: int | None = Field(None, ge=-(2**63), le=2**64 - 1, description="-1 for a random one.")
     ignore_eos: bool | None = Field(None, description="Do not end before max_tokens.")
-    logit_bias: dict[str, Number | bool] | list[tuple[Int32, Number | bool]] | None = Field(
+    logit_bias: dict[str, Any] | list[Any] | None = Field(
         None, description="Token id to a number, or false for never; or pairs of them."
     )
     stream_options: dict[str, Any] | None = Field(
@@ -70,13 +70,13 @@ class SampledRequest(Request):
     dry_base: Number | None = None
     dry_allowed_length: Int32 | None = None
     dry_penalty_last_n: Int32 | None = None
-    dry_sequence_breakers: list[str] | None = None
+    dry_sequence_breakers: Items[str] | None = None
     mirostat: Int32 | None = None
     mirostat_tau: Number | None = None
     mirostat_eta: Number | None = None
     adaptive_target: Number | None = None
     adaptive_decay: Number | None = None
-    samplers: list[str] | None = Field(None, description="Their order.")
+    samplers: Items[str] | None = Field(None, description="Their order.")
 
     cache_prompt: bool | None = Field(None, description="No effect: prompts are always cached.")
     id_slot: int | None = Field(None, description="No effect: the engine chooses.")
@@ -137,8 +137,14 @@ class SampledRequest(Request):
         given = self.logit_bias or {}
         pairs = given.items() if isinstance(given, dict) else given
         try:
-            return {int(token): bias for token, bias in pairs}
-        except ValueError:
+            biases = {int(token): bias for token, bias in pairs}
+        except (TypeError, ValueError):
             raise ParameterError(
                 "logit_bias: map token ids to numbers or false; POST /tokenize gives ids."
             ) from None
+        for token, bias in biases.items():
+            if not isinstance(bias, int | float) or bias is True:
+                raise ParameterError(
+                    f"logit_bias: {token} has {bias!r:.100}: give a number or false."
+                )
+        return biases

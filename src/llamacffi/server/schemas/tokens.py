@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llamacffi.server.schemas.base import Token
+from llamacffi.server.schemas.base import Items, Token
 
 __all__ = ["DetokenizeRequest", "TokenizeRequest"]
 
@@ -27,4 +27,4 @@ class DetokenizeRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: str | None = None
-    tokens: list[Token]
+    tokens: Items[Token]

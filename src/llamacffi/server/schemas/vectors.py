@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from llamacffi.server.schemas.base import Request, Token
+from llamacffi.server.schemas.base import Items, Request, Token
 
 __all__ = ["EmbeddingRequest", "RerankRequest"]
 
@@ -14,7 +14,7 @@ __all__ = ["EmbeddingRequest", "RerankRequest"]
 class EmbeddingRequest(Request):
     """Turn texts into vectors."""
 
-    input: str | list[Token] | list[str] | list[list[Token]] = Field(
+    input: str | Items[Token] | Items[str] | Items[Items[Token]] = Field(
         description="A text, token ids, or a list of either."
     )
     encoding_format: Literal["float", "base64"] | None = None
@@ -25,6 +25,6 @@ class RerankRequest(Request):
     """Order documents by how well they answer a query."""
 
     query: str
-    documents: list[str] = Field(min_length=1)
+    documents: Items[str] = Field(min_length=1)
     top_n: int | None = Field(None, ge=1, description="How many to return.")
     return_documents: bool | None = Field(None, description="Repeat the texts in the answer.")
