@@ -13,7 +13,7 @@ from llamacffi.errors import LlamaCffiError
 
 __all__ = ["main"]
 
-COMMANDS = ("backends", "chat", "complete", "embed", "inspect", "plugins", "pull")
+COMMANDS = ("backends", "chat", "complete", "embed", "inspect", "plugins", "pull", "serve")
 
 
 class _Group(click.Group):

@@ -107,9 +107,7 @@ class Loop:
                 self._run_errands()
                 self._drop_unwanted()
                 self._admit()
-                parts = self._plan()
-                if parts:
-                    self._step(parts)
+                self._step(self._plan())  # named here, they would outlive their requests
                 self._flush()
         except BaseException as error:  # what should not be; nobody is left waiting
             self._stop = f"The engine failed: {error!r}"
@@ -257,6 +255,8 @@ class Loop:
     # -- one step -----------------------------------------------------------------------------
 
     def _step(self, parts: list[Part]) -> None:
+        if not parts:
+            return None
         try:
             rows = self._decode(parts)
         except ContextFullError as error:

@@ -1,0 +1,182 @@
+"""`llamacffi serve`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llamacffi.cli.model_options import model_options
+from llamacffi.cli.sampling import sampling_options
+from llamacffi.sampling.params import SamplingParams
+
+if TYPE_CHECKING:
+    from llamacffi.engine import AsyncEngine
+
+__all__ = ["serve"]
+
+KEYS_VARIABLE = "LLAMACFFI_API_KEYS"
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 for all addresses.")
+@click.option("--port", default=8080, show_default=True, help="0 for a free one.")
+@click.option("-a", "--alias", multiple=True, help="A name for the model; may be repeated.")
+@click.option(
+    "-np",
+    "--parallel",
+    "--n-parallel",
+    "n_parallel",
+    default=8,
+    show_default=True,
+    help="Requests that are computed at a time.",
+)
+@click.option("--queue-max", "--n-queue-max", "n_queue_max", type=int, help="That may wait.")
+@click.option("--chat-template", "--chat-format", "chat_format", help="A name, or a .jinja file.")
+@click.option(
+    "--api-key", multiple=True, help=f"May be repeated; also {KEYS_VARIABLE}, separated by commas."
+)
+@click.option("--api-key-file", type=_FILE, help="A file with a key in each line.")
+@click.option("--cors-origin", multiple=True, help="May be repeated; * for all.")
+@click.option(
+    "--allowed-host",
+    multiple=True,
+    help="A name it answers to; * for any. Default: its own on a loopback address, else any.",
+)
+@click.option("--max-tokens", type=int, help="Most tokens that a request may ask for.")
+@click.option("--max-body", type=int, help="Largest body in bytes.")
+@click.option("--max-choices", type=int, help="Most answers in one request.")
+@click.option("--per-key", type=int, help="Requests at a time with one key.")
+@click.option("--timeout", type=float, help="Seconds that a request may take.")
+@click.option("--stall-timeout", type=float, help="Seconds that a stream may be left unread.")
+@click.option("--shutdown-timeout", type=float, help="Seconds to finish in when it is stopped.")
+@sampling_options
+@model_options
+def serve(
+    model: str,
+    host: str,
+    port: int,
+    alias: tuple[str, ...],
+    n_parallel: int,
+    n_queue_max: int | None,
+    chat_format: str | None,
+    api_key: tuple[str, ...],
+    api_key_file: Path | None,
+    cors_origin: tuple[str, ...],
+    allowed_host: tuple[str, ...],
+    max_tokens: int | None,
+    max_body: int | None,
+    max_choices: int | None,
+    per_key: int | None,
+    timeout: float | None,
+    stall_timeout: float | None,
+    shutdown_timeout: float | None,
+    sampling: SamplingParams,
+    n_ctx: int,
+    n_threads: int | None,
+    backend: str,
+    n_gpu_layers: int,
+) -> None:
+    """Serve MODEL over HTTP with OpenAI's interface.
+
+    MODEL is a file, an alias such as smollm2, or hf:owner/repo/file.gguf. The sampling options are
+    for requests that do not say otherwise.
+    """
+    try:
+        from llamacffi.server import OneModel, Settings
+        from llamacffi.server.run import Server
+        from llamacffi.server.run import serve as run
+    except ImportError as error:
+        raise click.ClickException(str(error)) from None
+
+    limits: dict[str, Any] = {
+        "tokens_max": max_tokens,
+        "body_bytes_max": max_body,
+        "choices_max": max_choices,
+        "per_key_max": per_key,
+        "timeout": timeout,
+        "stall_timeout": stall_timeout,
+        "shutdown_timeout": shutdown_timeout,
+    }
+    settings = Settings(
+        api_keys=_keys(api_key, api_key_file),
+        cors_origins=cors_origin,
+        allowed_hosts=_hosts(host, allowed_host),
+        sampling=sampling,
+        **{name: value for name, value in limits.items() if value is not None},
+    )
+    if not settings.api_keys and host not in LOOPBACK:
+        click.echo(f"Warning: {host} can be reached by others, and there is no API key.", err=True)
+    load = _loader(
+        model,
+        {"backend": backend, "n_gpu_layers": n_gpu_layers},
+        {
+            "n_parallel": n_parallel,
+            "n_ctx": n_ctx,
+            "n_threads": n_threads,
+            "chat_format": chat_format,
+            **({} if n_queue_max is None else {"n_queue_max": n_queue_max}),
+        },
+    )
+    failures: list[BaseException] = []
+
+    def failed(error: BaseException) -> None:
+        failures.append(error)
+        server.stop()
+
+    name = _name_of(model)
+    names = [*alias, name] if name not in alias else list(alias)
+    server = Server(
+        OneModel(load, names[0], names[1:], failed),
+        settings,
+        host,
+        port,
+        lambda address: click.echo(f"Listening on {address}", err=True),
+    )
+    run(server)
+    if failures:
+        raise click.ClickException(str(failures[0]))
+
+
+def _loader(model: str, loading: dict[str, Any], running: dict[str, Any]) -> Any:
+    async def load() -> AsyncEngine:
+        from llamacffi import aio
+        from llamacffi.engine import AsyncEngine, Engine
+        from llamacffi.model import Model
+
+        loaded = await aio.run(Model, model, **loading)
+        try:
+            return AsyncEngine(await aio.run(Engine, loaded, **running))
+        except BaseException:
+            loaded.close()
+            raise
+
+    return load
+
+
+def _name_of(model: str) -> str:
+    """A model's name where nobody gave one: the alias, or the file's name."""
+    name = model.rpartition("/")[2]
+    return name.removesuffix(".gguf") or model
+
+
+def _keys(given: Sequence[str], file: Path | None) -> tuple[str, ...]:
+    keys = [*given]
+    if file is not None:
+        keys += (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
+    keys += (key.strip() for key in os.environ.get(KEYS_VARIABLE, "").split(","))
+    return tuple(dict.fromkeys(key for key in keys if key and not key.startswith("#")))
+
+
+def _hosts(host: str, given: Sequence[str]) -> tuple[str, ...]:
+    if "*" in given:
+        return ()
+    if host in LOOPBACK:
+        return (*LOOPBACK, *given)
+    return tuple(given)

@@ -1,0 +1,68 @@
+"""From a checked request to the engine, and from its answer to the client."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from fastapi import Request
+from fastapi.responses import Response
+
+from llamacffi.server.answers import Json
+from llamacffi.server.ending import first_of, vanished
+from llamacffi.server.errors import ClientGoneError
+from llamacffi.server.models import ServedModel
+from llamacffi.server.state import State
+from llamacffi.server.streaming import EventStream
+
+if TYPE_CHECKING:
+    from llamacffi.engine import AsyncEngine
+
+__all__ = ["Ask", "answered", "computed", "streamed"]
+
+# Calls an engine for a model.
+Ask = Callable[["AsyncEngine", ServedModel], Awaitable[Any]]
+
+
+async def answered(state: State, request: Request, name: str | None, ask: Ask) -> Response:
+    """The whole answer, as JSON."""
+    return Json(await computed(state, request, name, ask))
+
+
+async def computed(state: State, request: Request, name: str | None, ask: Ask) -> Any:
+    """What an engine answers, unless the client leaves or the server stops before."""
+    served = await state.models.get(name)
+    try:
+        return await _unless_ended(state, request, ask(_engine(state, served), served))
+    finally:
+        state.models.release(served)
+
+
+async def streamed(state: State, request: Request, name: str | None, ask: Ask) -> Response:
+    """The answer in pieces, as server-sent events.
+
+    The first piece is awaited here: what goes wrong before it becomes an error with a status.
+    """
+    served = await state.models.get(name)
+    with ExitStack() as on_error:
+        on_error.callback(state.models.release, served)
+        chunks = await _unless_ended(state, request, ask(_engine(state, served), served))
+        first = await _unless_ended(state, request, chunks.__anext__())
+        on_error.pop_all()
+    return EventStream(first, chunks, state, lambda: state.models.release(served))
+
+
+def _engine(state: State, served: ServedModel) -> AsyncEngine:
+    return served.engine.with_options(timeout=state.settings.timeout)
+
+
+async def _unless_ended(state: State, request: Request, answer: Awaitable[Any]) -> Any:
+    async def wait() -> Any:
+        return await answer
+
+    try:
+        return await first_of(wait(), vanished(request.receive), state.stopped())
+    except ClientGoneError:
+        state.metrics.ended.labels("client").inc()
+        raise

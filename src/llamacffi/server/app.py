@@ -1,0 +1,148 @@
+"""The ASGI application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+import llamacffi
+from llamacffi.errors import LlamaCffiError
+from llamacffi.server.answers import error_response
+from llamacffi.server.api_page import add_api_page
+from llamacffi.server.auth import Gate, Keys
+from llamacffi.server.chat import add_chat
+from llamacffi.server.completions import add_completions
+from llamacffi.server.errors import ApiError
+from llamacffi.server.health import add_health
+from llamacffi.server.limits import Limits
+from llamacffi.server.models import Models, OneModel
+from llamacffi.server.passing import Passing
+from llamacffi.server.scope import passage_of
+from llamacffi.server.settings import Settings
+from llamacffi.server.state import State
+from llamacffi.server.tokens import add_tokens
+from llamacffi.server.vectors import add_vectors
+
+if TYPE_CHECKING:
+    from llamacffi.engine import AsyncEngine
+
+__all__ = ["create_app", "state_of"]
+
+FIELDS_MAX = 256  # far more than there are; each that is unknown costs memory
+OPEN_PATHS = ("/health", "/docs", "/openapi.json", "/")
+
+
+def create_app(
+    models: Models | AsyncEngine, settings: Settings | None = None, *, name: str = "llamacffi"
+) -> FastAPI:
+    """An application with OpenAI's interface, for any ASGI server or to be mounted in another one.
+
+    Its lifespan loads the models and closes them; one that is mounted in another application is
+    to be entered by that one's: `async with app.router.lifespan_context(app):`.
+
+    Args:
+        models: An engine, or models by name.
+        settings: See Settings.
+        name: An engine's name as a model.
+    """
+    settings = settings or Settings()
+    if not isinstance(models, Models):
+        models = OneModel.loaded(models, name)
+    state = State(models, settings)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await models.start()
+        try:
+            yield
+        finally:
+            state.stop()
+            await models.close(timeout=settings.shutdown_timeout)
+
+    app = FastAPI(
+        title="llamacffi",
+        version=llamacffi.__version__,
+        description="GGUF language models with OpenAI's interface.",
+        lifespan=lifespan,
+        docs_url=None,  # FastAPI's page loads scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.llamacffi = state
+    router = APIRouter(route_class=_Route)
+    for add in (add_chat, add_completions, add_vectors, add_tokens, add_health):
+        add(router, state)
+    app.include_router(router)
+    add_api_page(app)
+    page = _mount_page(app, settings.page)
+    for kind in (HTTPException, RequestValidationError, LlamaCffiError):
+        app.add_exception_handler(kind, _answer_error)
+    # The last one is the outermost.
+    app.add_middleware(Limits, state=state)
+    app.add_middleware(
+        Gate,
+        keys=Keys(settings.api_keys),
+        hosts=settings.allowed_hosts,
+        open_paths=(*OPEN_PATHS, *page),
+    )
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
+    app.add_middleware(Passing, state=state)
+    return app
+
+
+def state_of(app: FastAPI) -> State:
+    """The state of an application that create_app made."""
+    state = app.state.llamacffi
+    assert isinstance(state, State)
+    return state
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    return error_response(error, passage_of(request.scope).request_id)
+
+
+def _mount_page(app: FastAPI, page: Path | None) -> Collection[str]:
+    """Serve the files of a folder at /; returns their paths."""
+    if page is None or not page.is_dir():
+        return ()
+    app.mount("/", StaticFiles(directory=page, html=True), name="page")
+    return [f"/{file.relative_to(page).as_posix()}" for file in page.rglob("*") if file.is_file()]
+
+
+class _Request(Request):
+    async def json(self) -> Any:
+        # Unlike the standard library's, this refuses half of a surrogate pair, NaN, and nesting
+        # that exhausts the stack.
+        if not hasattr(self, "_json"):
+            self._json = orjson.loads(await self.body())
+            if isinstance(self._json, dict) and len(self._json) > FIELDS_MAX:
+                raise ApiError(400, f"The request has more than {FIELDS_MAX} fields.")
+        return self._json
+
+
+class _Route(APIRoute):
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handling(request: Request) -> Response:
+            return await handle(_Request(request.scope, request.receive))
+
+        return handling
