@@ -21,7 +21,8 @@ import llamacffi
 from llamacffi import Context, Llama, Model
 from llamacffi.native.handle import live_handles
 from tests.chains import PROMPT
-from tests.tiny_models import ARCHITECTURES, write_model
+from tests.engines import EXACT
+from tests.tiny_models import ARCHITECTURES, Sizes, write_model
 
 ROOT = Path(__file__).parent.parent
 # Threads that wait for each other are slow where other programs hold the cores: set 1 there.
@@ -106,6 +107,21 @@ def small(tiny_llama: Model) -> Iterator[Context]:
     """A context of the tiny llama, with room for few outputs."""
     with tiny_llama.context(n_ctx=64, n_threads=1, n_outputs_max=16) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def exact_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny llama with room for 1024 tokens."""
+    return write_model(tmp_path_factory.mktemp("exact") / "tiny.gguf", sizes=Sizes(n_ctx=1024))
+
+
+@pytest.fixture(scope="session")
+def exact_llama(exact_path: Path) -> Iterator[Llama]:
+    """It computes in single precision, so that answers can be compared with an engine's."""
+    with Llama(
+        exact_path, backend="cpu", n_ctx=1024, n_threads=1, flash_attn=False, **EXACT
+    ) as loaded:
+        yield loaded
 
 
 @pytest.fixture(scope="session")

@@ -62,6 +62,8 @@ def test_positions_and_tokens(context: Context) -> None:
     memory = context.memory
     assert (memory.position_min(), memory.position_max()) == (0, 4)
     assert memory.tokens() == FIRST
+    assert [memory.token_at(place) for place in range(-1, 6)] == [None, *FIRST, None]
+    assert memory.token_at(0, 1) is None
     assert (memory.position_min(1), memory.position_max(1), memory.tokens(1)) == (-1, -1, [])
     tokens = memory.tokens()
     tokens.clear()

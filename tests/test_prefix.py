@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamacffi.prefix import common_length
+from llamacffi.prefix import common_length, distinct_length
 
 TOKENS = st.lists(st.integers(0, 3), max_size=40)
 
@@ -48,3 +48,9 @@ def test_kinds_of_lists(
     found = common_length(a, kind(b))
     assert found == common_length(kind(a), b) == counted(a, b)
     assert type(found) is int
+
+
+@given(st.lists(st.lists(st.integers(0, 3), max_size=6), max_size=6))
+def test_equal_beginnings_count_once(texts: list[list[int]]) -> None:
+    beginnings = {tuple(text[:end]) for text in texts for end in range(1, len(text) + 1)}
+    assert distinct_length(texts) == len(beginnings)

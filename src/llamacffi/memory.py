@@ -69,6 +69,11 @@ class Memory:
         self.check_sequence(sequence)
         return list(self._tokens.get(sequence, ()))
 
+    def token_at(self, position: int, sequence: int = 0) -> int | None:
+        """The token at a position of a sequence; None where that is not known."""
+        known = self._tokens.get(sequence, ())
+        return known[position] if 0 <= position < len(known) else None
+
     @property
     def n_known(self) -> int:
         """How many tokens are known of all sequences together; what they share counts for each."""

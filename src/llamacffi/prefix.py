@@ -1,10 +1,10 @@
-"""How much two lists of tokens have in common at their start."""
+"""How much lists of tokens have in common at their start."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["common_length"]
+__all__ = ["common_length", "distinct_length"]
 
 
 def common_length(a: Sequence[int], b: Sequence[int]) -> int:
@@ -28,3 +28,18 @@ def common_length(a: Sequence[int], b: Sequence[int]) -> int:
         else:
             high = middle
     return low
+
+
+def distinct_length(texts: Sequence[Sequence[int]]) -> int:
+    """How many elements lists have together, where equal beginnings count once.
+
+    Args:
+        texts: Lists of tokens.
+    """
+    ordered = sorted(map(list, texts))
+    total = 0
+    before: Sequence[int] = ()
+    for text in ordered:  # nobody shares more with a list than its neighbour in this order
+        total += len(text) - common_length(before, text)
+        before = text
+    return total

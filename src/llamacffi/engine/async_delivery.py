@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from contextlib import suppress
+from collections.abc import Sequence
 
+from llamacffi.engine.request import Request
+from llamacffi.errors import UnsupportedError
 from llamacffi.generation import Step
 
 __all__ = ["AsyncMailbox", "PostOffice"]
@@ -31,8 +33,11 @@ class PostOffice:
             return
         news, self._news = self._news, {}
         for loop, mailboxes in news.items():
-            with suppress(RuntimeError):  # the loop is closed, and nobody there waits any more
+            try:
                 loop.call_soon_threadsafe(_ring, list(mailboxes))
+            except RuntimeError:  # the loop is closed, and nobody there waits any more
+                for mailbox in mailboxes:
+                    mailbox.abandon()
 
 
 class AsyncMailbox:
@@ -40,18 +45,33 @@ class AsyncMailbox:
 
     Args:
         post: Wakes it.
+
+    Attributes:
+        requests: Those that deliver here.
     """
 
     def __init__(self, post: PostOffice) -> None:
         self.loop = asyncio.get_running_loop()
+        self.requests: Sequence[Request] = ()
         self._post = post
-        self._items: deque[tuple[int, Step | Exception | None]] = deque()
+        self._items: deque[tuple[int, Step | BaseException | None]] = deque()
         self._waiter: asyncio.Future[None] | None = None
 
-    def put(self, index: int, item: Step | Exception | None) -> None:
+    def put(self, index: int, item: Step | BaseException | None) -> None:
         """See `Recipient`."""
         self._items.append((index, item))
         self._post.note(self)
+
+    def check_reader(self) -> None:
+        """Refuse a second reader, of whom only one would be woken.
+
+        Raises:
+            UnsupportedError: Another task waits here.
+        """
+        if self._waiter is not None:
+            raise UnsupportedError(
+                "Two tasks read one stream. Let one of them read it, and hand the pieces on."
+            )
 
     async def get(self) -> tuple[int, Step | None]:
         """The next step of a request, or None for its end.
@@ -66,9 +86,17 @@ class AsyncMailbox:
             finally:
                 self._waiter = None
         index, item = self._items.popleft()
-        if isinstance(item, Exception):
-            raise item
+        if isinstance(item, BaseException):
+            try:
+                raise item
+            finally:
+                del item  # its traceback holds this frame
         return index, item
+
+    def abandon(self) -> None:
+        """Nobody reads any more: drop the requests."""
+        for request in self.requests:
+            request.cancelled = True
 
     def ring(self) -> None:
         """Wake the coroutine that waits; called in the event loop."""

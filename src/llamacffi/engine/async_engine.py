@@ -113,9 +113,10 @@ class PieceStream(AsyncIterator[dict[str, Any]]):
         self._engine = engine
         self._job = job
         self._open = 0  # should submitting fail
+        engine.check_waiting()
         self._mailbox = AsyncMailbox(engine.post)
         generations = [choice.generation for choice in job.choices]
-        self._requests = engine.submit(generations, self._mailbox)
+        self._requests = self._mailbox.requests = engine.submit(generations, self._mailbox)
         self._open = len(generations)
         self._pieces: deque[dict[str, Any]] = deque()
         self._ended = False
@@ -160,6 +161,8 @@ class PieceStream(AsyncIterator[dict[str, Any]]):
         return self._job.result()
 
     async def _step(self) -> tuple[int, Step | None]:
+        self._engine.check_waiting()
+        self._mailbox.check_reader()
         try:
             index, step = await self._mailbox.get()
         except BaseException:
@@ -178,6 +181,7 @@ class PieceStream(AsyncIterator[dict[str, Any]]):
     def _cancel(self) -> None:
         if self._open:
             self._open = 0
+            self._ended = True
             self._engine.cancel(self._requests)
 
     def __del__(self) -> None:

@@ -7,7 +7,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from llamacffi.arguments import reseeded, stops_of
-from llamacffi.engine.delivery import Mailbox
+from llamacffi.engine.delivery import Reading
 from llamacffi.errors import ParameterError
 from llamacffi.generation import Generation, Step, check_fits, logprobs_of
 from llamacffi.sampling.params import DEFAULTS, SamplingParams
@@ -113,16 +113,16 @@ class Branch:
     ) -> Iterator[str]:
         """Go on, and give the text as it is generated; see `generate`."""
         generation = self._generation(max_tokens, sampling, stop, logprobs=None)
-        mailbox = Mailbox()
-        requests = self._engine.submit([generation], mailbox)
+        reading = Reading(self._engine, [generation])
         steps: list[Step] = []
         try:
-            for _, step in mailbox.read(requests, lambda: self._engine.cancel(requests)):
+            for _, step in reading:
                 if step is not None:
                     steps.append(step)
                     if step.text:
                         yield step.text
         finally:
+            reading.close()
             self._take(generation, steps)
 
     def n_best(
@@ -151,10 +151,8 @@ class Branch:
             branch._generation(max_tokens, reseeded(sampling, index), stop, logprobs=0)
             for index, branch in enumerate(branches)
         ]
-        mailbox = Mailbox()
-        requests = self._engine.submit(generations, mailbox)
         steps: list[list[Step]] = [[] for _ in branches]
-        for index, step in mailbox.read(requests, lambda: self._engine.cancel(requests)):
+        for index, step in Reading(self._engine, generations):
             if step is not None:
                 steps[index].append(step)
         for branch, generation, its in zip(branches, generations, steps, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import threading
 import time
 import weakref
 from collections.abc import Sequence
@@ -14,11 +15,12 @@ from llamacffi.chat_completing import ChatCompleting
 from llamacffi.context import Context
 from llamacffi.engine.async_delivery import PostOffice
 from llamacffi.engine.branch import Branch
-from llamacffi.engine.delivery import Mailbox, job_pieces, job_result
+from llamacffi.engine.delivery import Reading, job_pieces, job_result
 from llamacffi.engine.line import WaitingLine
 from llamacffi.engine.loop import Loop
 from llamacffi.engine.request import DEFAULT_OPTIONS, Recipient, Request
 from llamacffi.engine.stats import EngineStats
+from llamacffi.engine.steps import SCORED_ROWS
 from llamacffi.errors import ClosedError, ForkedError, ParameterError, UnsupportedError
 from llamacffi.generation import Generation
 from llamacffi.job import Job
@@ -34,7 +36,7 @@ __all__ = ["Engine"]
 # llama.cpp's limit is 256; each place has two sequences.
 MOST_PARALLEL = 128
 DEFAULT_CONTEXT = 8192
-OUTPUT_ROWS = 32
+CLOSING_SECONDS = 0.01  # how often closing looks whether all is finished
 
 
 class Engine(ChatCompleting):
@@ -112,19 +114,19 @@ class Engine(ChatCompleting):
         self._chat_format = chat_format
         self._options = DEFAULT_OPTIONS
         self._pid = os.getpid()
-        self._line = WaitingLine(n_queue_max)
+        self._line = WaitingLine(n_queue_max, n_parallel)
         n_ctx = min(model.n_ctx_train, DEFAULT_CONTEXT) if n_ctx is None else n_ctx
         recurrent = model.is_recurrent or model.is_hybrid
 
         def make_context() -> Context:
-            return Context(
+            context = Context(
                 model,
                 n_ctx=n_ctx,
                 n_batch=max(n_batch, n_parallel),
                 n_ubatch=n_ubatch,
                 # Some are left to remember what is over. A recurrent state each would be dear.
                 n_seq_max=n_parallel + 1 if recurrent else 2 * n_parallel,
-                n_outputs_max=max(n_parallel, OUTPUT_ROWS),
+                n_outputs_max=n_parallel + SCORED_ROWS,
                 n_threads=n_threads,
                 n_threads_batch=n_threads_batch,
                 kv_unified=True,  # so that sequences can share cells
@@ -134,12 +136,14 @@ class Engine(ChatCompleting):
                 swa_full=swa_full,
                 offload_kqv=offload_kqv,
             )
+            if not context._has_memory:
+                context.close()
+                raise UnsupportedError(f"{model} makes embeddings, not text. Use Llama.")
+            return context
 
         self._loop = Loop(make_context, n_parallel, self._line, step_seconds, self.post.flush)
         # Not a method: it must not keep the engine alive. Runs at exit, too.
-        self._finalizer = weakref.finalize(
-            self, self._loop.stop, "The engine was dropped, or the interpreter ended."
-        )
+        self._finalizer = weakref.finalize(self, _drop, self._loop)
 
     # -- requests -----------------------------------------------------------------------------
 
@@ -181,7 +185,6 @@ class Engine(ChatCompleting):
             for index, generation in enumerate(generations)
         ]
         self._line.add(requests)
-        self._loop.counters.requests += len(requests)
         self._loop.wake()
         if self._loop.stopped is not None:
             raise ClosedError(self._loop.stopped)
@@ -189,9 +192,7 @@ class Engine(ChatCompleting):
 
     def cancel(self, requests: Sequence[Request]) -> None:
         """Drop requests; their places are free before the next step."""
-        for request in requests:
-            request.cancelled = True
-        self._loop.wake()
+        self._loop.cancel(requests)
 
     def check_room(self) -> None:
         """Whether one more may wait.
@@ -213,14 +214,30 @@ class Engine(ChatCompleting):
         return branch.feed(text) if text else branch
 
     def _do(self, job: Job, stream: bool) -> Any:
-        mailbox = Mailbox()
-        requests = self.submit([choice.generation for choice in job.choices], mailbox)
-        items = mailbox.read(requests, lambda: self.cancel(requests))
-        return job_pieces(job, items) if stream else job_result(job, items)
+        reading = Reading(self, [choice.generation for choice in job.choices])
+        return job_pieces(job, reading) if stream else job_result(job, reading)
 
-    def _check_open(self) -> None:
+    def check_waiting(self) -> None:
+        """Whether this thread may wait for the engine.
+
+        Raises:
+            UnsupportedError: It is the engine's own, in a callback: it would wait for itself.
+            ForkedError: This process is a fork of the engine's.
+        """
+        if threading.current_thread() is self._loop.thread:  # identifiers are used again
+            raise UnsupportedError(
+                "A logits processor, a stopping criterion or another callback of this engine's "
+                "requests waits for the engine, which waits for the callback. Call it from a "
+                "thread of your own."
+            )
+        self._check_process()
+
+    def _check_process(self) -> None:
         if self._pid != os.getpid():
             raise ForkedError("This engine belongs to the parent process; make one in the child.")
+
+    def _check_open(self) -> None:
+        self._check_process()
         if self.closed:
             raise ClosedError(self._loop.stopped or "This engine is closing.")
 
@@ -228,13 +245,18 @@ class Engine(ChatCompleting):
 
     @property
     def context(self) -> Context:
-        """The context that everything is decoded in; only the engine's thread may use it."""
+        """The context that everything is decoded in; only the engine's thread may use it.
+
+        Raises:
+            ForkedError: This process is a fork of the engine's. Its thread may have held any lock.
+        """
+        self._check_process()
         return self._loop.context
 
     @property
     def n_ctx(self) -> int:
         """Tokens in the memory, all requests together."""
-        return self.context.n_ctx_seq
+        return self._loop.context.n_ctx_seq
 
     @property
     def closed(self) -> bool:
@@ -245,12 +267,13 @@ class Engine(ChatCompleting):
         """What it is doing, and has done; callable at any time."""
         return EngineStats(
             n_parallel=self.n_parallel,
-            n_running=len(self._loop.running),
+            n_running=self._loop.n_running,
             n_waiting=len(self._line),
             n_queue_max=self._line.n_max,
             n_ctx=self.n_ctx,
             n_remembered=self._loop.n_remembered,
-            totals=replace(self._loop.counters),
+            n_idle_sequences=self._loop.n_idle_sequences,
+            totals=replace(self._loop.counters, requests=self._line.n_added),
         )
 
     def close(self, timeout: float | None = 0.0) -> None:
@@ -259,13 +282,22 @@ class Engine(ChatCompleting):
         Args:
             timeout: Seconds that requests which are running or waiting have to be finished, before
                 they end with `ClosedError`; None for as long as it takes.
+
+        Raises:
+            UnsupportedError: A callback of one of its requests called it.
         """
+        forked = self._pid != os.getpid()
+        if not forked:
+            self.check_waiting()
         self._loop.closing = True
-        until = None if timeout is None else time.monotonic() + timeout
-        while self._loop.busy and (until is None or time.monotonic() < until):
-            time.sleep(0.02)
-        self._finalizer()
-        self.context.close()
+        if not forked:
+            until = None if timeout is None else time.monotonic() + timeout
+            while self._loop.busy and (until is None or time.monotonic() < until):
+                time.sleep(CLOSING_SECONDS)
+            self._loop.stop("The engine was closed.")
+            self._loop.join()
+        self._finalizer.detach()
+        self._loop.context.close()
 
     def __enter__(self) -> Self:
         return self
@@ -275,3 +307,11 @@ class Engine(ChatCompleting):
 
     def __repr__(self) -> str:
         return f"Engine({self.model!r}, n_parallel={self.n_parallel})"
+
+
+def _drop(loop: Loop) -> None:
+    """The engine was forgotten, or the interpreter ends."""
+    loop.stop("The engine was dropped, or the interpreter ended.")
+    # In the middle of a program, the garbage collector found it: in any thread, also in the loop's.
+    if not threading.main_thread().is_alive():
+        loop.join()

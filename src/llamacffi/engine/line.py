@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import heapq
-import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from llamacffi.engine.request import Request
 from llamacffi.errors import BusyError
 
 __all__ = ["WaitingLine"]
-
-# Who waits this long counts as one priority higher.
-AGING_SECONDS = 10.0
 
 
 class WaitingLine:
@@ -21,14 +17,19 @@ class WaitingLine:
 
     Args:
         n_max: Most requests that wait.
+        n_places: How many can be computed at a time: who can have a free place does not wait.
+
+    Attributes:
+        n_added: How many were ever taken in.
     """
 
-    def __init__(self, n_max: int) -> None:
+    def __init__(self, n_max: int, n_places: int) -> None:
         self.n_max = n_max
+        self.n_added = 0
+        self._n_free = n_places
         self._lock = threading.Lock()
-        self._count = itertools.count()
         # A priority that grows with time, compared among those who wait, does not change with it.
-        self._heap: list[tuple[float, int, Request]] = []
+        self._heap: list[tuple[tuple[float, int], Request]] = []
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -42,7 +43,8 @@ class WaitingLine:
         with self._lock:
             self.check_room(len(requests))
             for request in requests:
-                self._push(request)
+                heapq.heappush(self._heap, (request.rank, request))
+            self.n_added += len(requests)
 
     def check_room(self, count: int) -> None:
         """Whether so many more may wait.
@@ -50,37 +52,37 @@ class WaitingLine:
         Raises:
             BusyError: There is no room for them.
         """
-        if len(self._heap) + count > self.n_max:
+        if len(self._heap) + count > self.n_max + self._n_free:
             raise BusyError(
                 f"{len(self._heap)} requests wait already, and {count} more would be above "
                 f"n_queue_max={self.n_max}. Try again later, or use a larger one."
             )
 
+    def pop(self, accept: Callable[[Request], bool]) -> Request | None:
+        """Give the next one a place; None if nobody waits, or if it is not accepted."""
+        with self._lock:
+            if not self._heap or not accept(self._heap[0][1]):
+                return None
+            self._n_free -= 1
+            return heapq.heappop(self._heap)[1]
+
+    def free_place(self) -> None:
+        """One that had a place has left it."""
+        with self._lock:
+            self._n_free += 1
+
     def put_back(self, request: Request) -> None:
         """Let one that had a place wait again, where it would stand had it never had one."""
         with self._lock:
-            self._push(request)
-
-    def pop(self) -> Request | None:
-        """The next one to be served; None if nobody waits."""
-        with self._lock:
-            return heapq.heappop(self._heap)[2] if self._heap else None
+            heapq.heappush(self._heap, (request.rank, request))
 
     def remove(self, requests: set[Request]) -> None:
         """Drop some."""
         with self._lock:
-            self._heap = [entry for entry in self._heap if entry[2] not in requests]
+            self._heap = [entry for entry in self._heap if entry[1] not in requests]
             heapq.heapify(self._heap)
-
-    @staticmethod
-    def rank(request: Request) -> float:
-        """By which they are served, the smallest first."""
-        return request.arrived - AGING_SECONDS * request.options.priority
 
     def __iter__(self) -> Iterator[Request]:
         with self._lock:
-            waiting = [entry[2] for entry in self._heap]
+            waiting = [entry[1] for entry in self._heap]
         return iter(waiting)
-
-    def _push(self, request: Request) -> None:
-        heapq.heappush(self._heap, (self.rank(request), next(self._count), request))

@@ -10,10 +10,12 @@ FIRST_ROWS = 128  # as long as nothing is known
 LEAST_ROWS = 16
 # A step that only computes prompts may take longer: just newcomers wait for its end.
 UNHURRIED = 4
+# How much the last measurement counts.
+NEWEST = 0.3
 
 
 class Pace:
-    """Learns how long the tokens of a prompt take.
+    """Learns how long answers take, and how much longer with so many tokens of prompts.
 
     Args:
         step_seconds: How long a step may take while answers are being generated.
@@ -23,24 +25,39 @@ class Pace:
     def __init__(self, step_seconds: float, n_batch: int) -> None:
         self._step_seconds = step_seconds
         self._n_batch = n_batch
+        self._answer_seconds: float | None = None
         self._row_seconds: float | None = None
 
     def rows(self, n_answering: int) -> int:
         """How many tokens of prompts may go into a step beside one for each answer."""
+        most = self._n_batch - n_answering
         if self._row_seconds is None:
-            rows = FIRST_ROWS
-        else:
-            seconds = self._step_seconds if n_answering else self._step_seconds * UNHURRIED
-            rows = int(seconds / self._row_seconds)
-        return max(0, min(max(rows, LEAST_ROWS), self._n_batch - n_answering))
+            return max(0, min(FIRST_ROWS, most))
+        seconds = self._step_seconds * UNHURRIED
+        if n_answering:
+            seconds = self._step_seconds - (self._answer_seconds or 0.0)
+        rows = int(min(seconds / self._row_seconds, self._n_batch))
+        return max(0, min(max(rows, LEAST_ROWS), most))
 
-    def learn(self, n_rows: int, seconds: float) -> None:
-        """Note how long a step of so many tokens took."""
-        if n_rows < LEAST_ROWS:
-            return
-        each = seconds / n_rows
-        before = self._row_seconds
-        self._row_seconds = each if before is None else 0.7 * before + 0.3 * each
+    def learn(self, n_answering: int, n_rows: int, seconds: float) -> None:
+        """Note how long a step took.
+
+        Args:
+            n_answering: The answers in it.
+            n_rows: Its tokens of prompts.
+            seconds: How long it took.
+        """
+        if not n_rows:
+            self._answer_seconds = _mixed(self._answer_seconds, seconds)
+        elif n_rows >= LEAST_ROWS:
+            answers = (self._answer_seconds or 0.0) if n_answering else 0.0
+            # Never less than some of it: a step of answers may have been disturbed.
+            more = max(seconds - answers, seconds / 4, 1e-9)
+            self._row_seconds = _mixed(self._row_seconds, more / n_rows)
+
+
+def _mixed(before: float | None, now: float) -> float:
+    return now if before is None else (1 - NEWEST) * before + NEWEST * now
 
 
 def shares(needs: Sequence[int], rows: int) -> list[int]:

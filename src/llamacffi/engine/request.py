@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import time
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,6 +12,14 @@ from llamacffi.errors import ParameterError
 from llamacffi.generation import Generation, Step
 
 __all__ = ["DEFAULT_OPTIONS", "Options", "Recipient", "Request"]
+
+log = logging.getLogger(__name__)
+
+# Who waits this long counts as one priority higher.
+AGING_SECONDS = 10.0
+HIGHEST_PRIORITY = 1000
+
+_numbers = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,10 @@ class Options:
             raise ParameterError(f"timeout={self.timeout}: give seconds above 0, or None.")
         if isinstance(self.priority, bool) or not isinstance(self.priority, int):
             raise ParameterError(f"priority={self.priority!r}: give a whole number.")
+        if abs(self.priority) > HIGHEST_PRIORITY:
+            raise ParameterError(
+                f"priority={self.priority}: choose {-HIGHEST_PRIORITY} to {HIGHEST_PRIORITY}."
+            )
 
 
 DEFAULT_OPTIONS = Options()
@@ -37,7 +51,7 @@ DEFAULT_OPTIONS = Options()
 class Recipient(Protocol):
     """Who gets the steps of requests; called in the engine's thread, and never waits."""
 
-    def put(self, index: int, item: Step | Exception | None) -> None:
+    def put(self, index: int, item: Step | BaseException | None) -> None:
         """A step of the request with this index; None when it is over, or what ended it."""
 
 
@@ -51,8 +65,12 @@ class Request:
         index: By which the recipient knows it.
 
     Attributes:
-        sequence: Where it is computed; None as long as it has no place.
+        tokens: Prompt and answer so far; those from n_past on are to be computed.
+        rank: By which it is served, the smallest first.
+        sequence: Where it is computed; None as long as it has none.
         n_past: How many of its tokens the memory holds.
+        behind: Another request, and how many tokens that one is to compute before this one begins.
+        begun: Whether it has had a sequence.
         cancelled: Set from any thread; it is then dropped before the next step.
     """
 
@@ -60,18 +78,18 @@ class Request:
         self, generation: Generation, options: Options, recipient: Recipient, index: int
     ) -> None:
         self.generation = generation
+        self.tokens = generation.tokens  # the list itself: it grows
+        self._n_prompt = len(generation.prompt)
         self.options = options
-        self._recipient = recipient
+        self._recipient: Recipient | None = recipient
         self._index = index
         self.arrived = time.monotonic()
+        self.rank = (self.arrived - AGING_SECONDS * options.priority, next(_numbers))
         self.sequence: int | None = None
         self.n_past = 0
+        self.behind: tuple[Request, int] | None = None
+        self.begun = False
         self.cancelled = False
-
-    @property
-    def tokens(self) -> list[int]:
-        """Prompt and answer so far; those from n_past on are to be computed."""
-        return self.generation.tokens
 
     @property
     def n_missing(self) -> int:
@@ -81,7 +99,12 @@ class Request:
     @property
     def answering(self) -> bool:
         """Whether its prompt is computed, and each step brings a token."""
-        return self.sequence is not None and self.n_missing == 1 and self.generation.n_generated > 0
+        return self._n_prompt <= self.n_past == len(self.tokens) - 1
+
+    @property
+    def scoring(self) -> bool:
+        """Whether the probabilities of its prompt's tokens are wanted, and not all there."""
+        return self.generation.wants_prompt_scores and not self.generation.n_generated
 
     @property
     def deadline(self) -> float | None:
@@ -89,6 +112,13 @@ class Request:
         timeout = self.options.timeout
         return None if timeout is None else self.arrived + timeout
 
-    def deliver(self, item: Step | Exception | None) -> None:
+    def deliver(self, item: Step | BaseException | None) -> None:
         """Hand a step over, or the end."""
-        self._recipient.put(self._index, item)
+        if self._recipient is None:
+            return
+        try:
+            self._recipient.put(self._index, item)
+        except Exception:
+            log.exception("A request of the engine is dropped: its recipient failed.")
+            self._recipient = None
+            self.cancelled = True

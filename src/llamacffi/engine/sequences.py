@@ -31,38 +31,46 @@ class Sequences:
         # Those that nobody has, the one used longest ago first.
         self._idle = list(range(self._n_all))
 
+    @property
+    def n_idle(self) -> int:
+        """How many nobody has."""
+        return len(self._idle)
+
     def known_prefix(self, tokens: Sequence[int]) -> int:
         """How many of the first tokens need not be computed."""
         return self._best(tokens)[1]
 
-    def take(self, tokens: Sequence[int]) -> tuple[int, int] | None:
-        """Take a sequence.
+    def take(self, tokens: Sequence[int]) -> tuple[int, int]:
+        """Take a sequence; there must be an idle one.
 
         Args:
             tokens: What is to be computed in it.
 
         Returns:
             The sequence, and how many of the first tokens it holds already, never all of them.
-            None if all are taken.
         """
-        if not self._idle:
-            return None
         donor, kept = self._best(tokens)
         sequence = self._destination(donor, kept)
         self._idle.remove(sequence)
-        if sequence == donor and self._memory.position_max(sequence) < kept:
-            pass  # it ends where the new text goes on
-        elif sequence == donor:
-            self._memory.remove(sequence, kept)
-        else:
-            self._memory.remove(sequence)
-            if kept and donor is not None:
-                self._memory.copy(donor, sequence, 0, kept)
+        if sequence == donor:
+            if self._memory.position_max(sequence) >= kept:
+                self._memory.remove(sequence, kept)
+            return sequence, kept
+        self._memory.remove(sequence)
+        if donor is not None:
+            self._memory.copy(donor, sequence, 0, kept)
+            if donor in self._idle:  # it was of use: that counts as having been used
+                self._idle.remove(donor)
+                self._idle.append(donor)
         return sequence, kept
 
     def release(self, sequence: int) -> None:
         """Give a sequence back; what it knows stays, as long as there is room."""
         self._idle.append(sequence)
+
+    def forget(self, sequence: int) -> None:
+        """Forget what a sequence knows that was given back."""
+        self._memory.remove(sequence)
 
     def forget_one(self) -> bool:
         """Forget what was used longest ago and nobody has; false if there is nothing."""
@@ -75,7 +83,12 @@ class Sequences:
     def _best(self, tokens: Sequence[int]) -> tuple[int | None, int]:
         """The sequence that knows most of the first tokens, and how many that are."""
         best, kept = None, 0
+        if len(tokens) < 2:
+            return best, kept
         for sequence in (*reversed(self._idle), *range(self._n_all)):
+            # Most know no more than the best one so far: no need to compare from the start.
+            if self._memory.token_at(kept, sequence) != tokens[kept]:
+                continue
             length = self._memory.reusable_prefix(tokens, sequence)
             if not self.can_share and length <= self._memory.position_max(sequence):
                 continue

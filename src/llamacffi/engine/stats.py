@@ -50,6 +50,7 @@ class EngineStats:
         n_ctx: Tokens that the memory holds.
         n_remembered: Tokens of all sequences, those of finished requests among them; what
             sequences share counts for each.
+        n_idle_sequences: Places in the memory that no running request has; they remember.
         totals: Counted since the engine was made.
     """
 
@@ -59,4 +60,5 @@ class EngineStats:
     n_queue_max: int
     n_ctx: int
     n_remembered: int
+    n_idle_sequences: int
     totals: Counters

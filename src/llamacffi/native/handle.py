@@ -231,6 +231,11 @@ class Owner:
         """Whether close() was called, here or on what this object depends on."""
         return self._handle.closed
 
+    @property
+    def broken(self) -> bool:
+        """Whether the object was given up after a failed assertion inside llama.cpp."""
+        return self._handle.broken
+
     def __enter__(self) -> Self:
         return self
 
