@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from openai import OpenAI
 
 from llamacffi import Model, SamplingParams
-from llamacffi.engine import AsyncEngine
+from llamacffi.engine import AsyncEngine, Engine
 from llamacffi.server import Settings
 from llamacffi.server.schemas.completion import CompletionRequest
 from tests.completions import PROMPT, joined
+from tests.conftest import N_THREADS
 from tests.servers import NAME, Served, engine_of, eventually, serving
 
 GREEDY: dict[str, Any] = {"model": NAME, "temperature": 0, "max_tokens": 5}
@@ -235,42 +237,52 @@ def test_security_headers(served: Served, path: str) -> None:
 # -- vectors --------------------------------------------------------------------------------------
 
 
-class Vectors(AsyncEngine):
-    """Stands in for an engine of an embedding model: says what it was asked."""
-
-    async def create_embedding(self, *arguments: Any, **named: Any) -> Any:
-        vector = named.pop("encoding_format") == "base64" and "AACAPwAAAEA="  # 1.0, 2.0
-        data = [{"object": "embedding", "index": 0, "embedding": vector or [1.0, 2.0]}]
-        usage = {"prompt_tokens": 1, "total_tokens": 1}
-        return {"object": "list", "data": data, "usage": usage, "asked": [arguments, named]}
-
-    async def rerank(self, *arguments: Any, **named: Any) -> Any:
-        return {"results": [], "asked": [arguments, named]}
-
-    def with_options(self, **options: Any) -> AsyncEngine:
-        return self
+@pytest.fixture(scope="module")
+def embedding(minilm: Path) -> Iterator[Served]:
+    with (
+        Model(minilm / "model.gguf", backend="cpu") as model,
+        serving(AsyncEngine(Engine(model, n_threads=N_THREADS))) as served,
+    ):
+        yield served
 
 
-def test_vectors(model: Model) -> None:
-    with serving(Vectors(engine_of(model).engine)) as served:
-        answer = served.post("/v1/embeddings", input=["a", "b"], dimensions=2, user="me").json()
-        assert answer["asked"] == [
-            [["a", "b"]],
-            {"model": NAME, "dimensions": 2, "normalize": True, "truncate": False},
-        ]
-        with served.openai() as client:  # it asks for base64, and unpacks it
-            assert client.embeddings.create(model=NAME, input="a").data[0].embedding == [1, 2]
-        for path in ("/v1/rerank", "/rerank"):
-            answer = served.post(path, query="q", documents=["d"], top_n=1).json()
-            named = {"model": NAME, "return_documents": False}
-            assert answer["asked"] == [["q", ["d"], 1], named]
+def test_vectors(embedding: Served) -> None:
+    texts = ["A cat sits on the mat.", "A kitten rests on a rug.", "Stocks fell sharply."]
+    with embedding.openai() as client:  # it asks for base64, and unpacks it
+        found = client.embeddings.create(model=NAME, input=texts, user="me")
+        cat, kitten, stocks = (np.array(entry.embedding) for entry in found.data)
+        assert found.usage.prompt_tokens > 10
+        assert cat @ cat == pytest.approx(1)
+        assert cat @ kitten > 0.5 > cat @ stocks
+        short = client.embeddings.create(model=NAME, input=texts[0], dimensions=16)
+        assert len(short.data[0].embedding) == 16
+    plain = embedding.post("/v1/embeddings", input=texts[0]).json()["data"][0]["embedding"]
+    assert np.allclose(plain, cat, atol=1e-5)
+    too_long = embedding.post("/v1/embeddings", input="word " * 2000)
+    assert too_long.status_code == 400
+    assert too_long.json()["error"]["code"] == "context_length_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/rerank", {"query": "x", "documents": ["y"]}),
+        ("/rerank", {"query": "x", "documents": ["y"]}),
+        ("/v1/completions", {"prompt": "x"}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}),
+    ],
+)
+def test_what_an_encoder_cannot(embedding: Served, path: str, body: dict[str, Any]) -> None:
+    answer = embedding.post(path, **body)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
 @pytest.mark.parametrize(
     ("path", "body"),
     [("/v1/embeddings", {"input": "x"}), ("/v1/rerank", {"query": "x", "documents": ["y"]})],
 )
-def test_an_engine_without_vectors(served: Served, path: str, body: dict[str, Any]) -> None:
+def test_a_generator_makes_no_vectors(served: Served, path: str, body: dict[str, Any]) -> None:
     answer = served.post(path, **body)
     assert answer.status_code == 400
-    assert answer.json()["error"]["code"] == "unsupported"
+    assert "pooling" in answer.json()["error"]["message"]

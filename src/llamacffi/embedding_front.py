@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llamacffi.context import Context
 from llamacffi.embedding import Embedder, Text, Truncate
 from llamacffi.embedding_shapes import check_encoding, embedding_result, rerank_result
 from llamacffi.errors import EmptyInputError, ParameterError
@@ -70,11 +69,11 @@ class Embedding(ABC):
     model_path: str
 
     @abstractmethod
-    def _embedding_context(self) -> Context:
-        """Where vectors are computed."""
+    def _embedder(self) -> Embedder:
+        """What computes vectors."""
 
     @abstractmethod
-    def _run_packs(self, embedder: Embedder, texts: list[list[int]]) -> list[NDArray[np.float32]]:
+    def _run_packs(self, texts: list[list[int]]) -> list[NDArray[np.float32]]:
         """Compute texts, pack by pack; returns what `Embedder.run` does."""
 
     def embed(
@@ -143,7 +142,7 @@ class Embedding(ABC):
         texts, _ = _listed(input)
         if not texts:
             raise EmptyInputError("There is nothing to embed. Give one text or more.")
-        check_encoding(encoding_format, self._embedding_context().pooling)
+        check_encoding(encoding_format, self._embedder().context.pooling)
         vectors, count = self._embed(texts, normalize, truncate, dimensions)
         return embedding_result(vectors, model or self.model_path, count, encoding_format)
 
@@ -181,13 +180,12 @@ class Embedding(ABC):
         """
         if top_n is not None and top_n < 1:
             raise ParameterError(f"top_n={top_n}: choose 1 or more, or None for all.")
-        context = self._embedding_context()
-        check_reranker(self.model, context.pooling)
+        embedder = self._embedder()
+        check_reranker(self.model, embedder.context.pooling)
         texts = [text if isinstance(text, str) else text["text"] for text in documents]
-        embedder = Embedder(context)
         pairs = Pairs(embedder, query)
         tokens = [pairs.tokens(index, text, truncate) for index, text in enumerate(texts)]
-        scores = [float(vector[0]) for vector in self._run_packs(embedder, tokens)]
+        scores = [float(vector[0]) for vector in self._run_packs(tokens)]
         count = sum(map(len, tokens))
         name = model or self.model_path
         return rerank_result(scores, texts, name, count, top_n, return_documents)
@@ -203,9 +201,8 @@ class Embedding(ABC):
     ) -> tuple[list[NDArray[np.float32]], int]:
         cut = dimensions is not None and normalize is False
         norm = norm_of("euclidean" if cut else normalize)
-        embedder = Embedder(self._embedding_context())
-        tokens = embedder.tokenize(texts, truncate)
-        vectors = self._run_packs(embedder, tokens)
+        tokens = self._embedder().tokenize(texts, truncate)
+        vectors = self._run_packs(tokens)
         return [finished(v, norm, dimensions) for v in vectors], sum(map(len, tokens))
 
 

@@ -241,16 +241,17 @@ class Llama(ChatCompleting, Embedding):
             return run(self.context, generation)
         return run_drafted(self.context, generation, self._drafter)
 
-    def _embedding_context(self) -> Context:
+    def _embedder(self) -> Embedder:
         context = self.context
         if not self._embedding:
             raise UnsupportedError(
                 "This Llama was made without embedding=True, which sizes its context for "
                 "embeddings. Make it with embedding=True."
             )
-        return context
+        return Embedder(context)
 
-    def _run_packs(self, embedder: Embedder, texts: list[list[int]]) -> list[NDArray[np.float32]]:
+    def _run_packs(self, texts: list[list[int]]) -> list[NDArray[np.float32]]:
+        embedder = self._embedder()
         found: dict[int, NDArray[np.float32]] = {}
 
         def steps() -> Iterator[bool]:

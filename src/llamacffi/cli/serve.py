@@ -50,6 +50,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="A name it answers to; * for any. Default: its own on a loopback address, else any.",
 )
 @click.option("--max-tokens", type=int, help="Most tokens that a request may ask for.")
+@click.option("--max-prompt", type=int, help="Most tokens of a prompt.")
 @click.option("--max-body", type=int, help="Largest body in bytes.")
 @click.option("--max-choices", type=int, help="Most answers in one request.")
 @click.option("--per-key", type=int, help="Requests at a time with one key.")
@@ -71,6 +72,7 @@ def serve(
     cors_origin: tuple[str, ...],
     allowed_host: tuple[str, ...],
     max_tokens: int | None,
+    max_prompt: int | None,
     max_body: int | None,
     max_choices: int | None,
     per_key: int | None,
@@ -97,6 +99,7 @@ def serve(
 
     limits: dict[str, Any] = {
         "tokens_max": max_tokens,
+        "prompt_tokens_max": max_prompt,
         "body_bytes_max": max_body,
         "choices_max": max_choices,
         "per_key_max": per_key,

@@ -6,8 +6,9 @@ import asyncio
 import functools
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+from llamacffi.aio import run
 from llamacffi.chat_completing import ChatCompleting
 from llamacffi.context import Context
 from llamacffi.engine.async_delivery import AsyncMailbox
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncEngine", "PieceStream"]
 
 P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def _awaited(
@@ -35,6 +37,16 @@ def _awaited(
         job, stream = await asyncio.to_thread(method, self, *args, **kwargs)
         pieces = PieceStream(self.engine, job)
         return pieces if stream else await pieces.result()
+
+    return call
+
+
+def _embedding(
+    method: Callable[Concatenate[Engine, P], R],
+) -> Callable[Concatenate[AsyncEngine, P], Coroutine[Any, Any, R]]:
+    @functools.wraps(method)
+    async def call(self: AsyncEngine, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return await run(method, self.engine, *args, **kwargs)
 
     return call
 
@@ -58,6 +70,9 @@ class AsyncEngine(ChatCompleting):
     create_completion = _awaited(ChatCompleting.create_completion)
     create_chat_completion = _awaited(ChatCompleting.create_chat_completion)
     __call__ = create_completion
+    embed = _embedding(Engine.embed)
+    create_embedding = _embedding(Engine.create_embedding)
+    rerank = _embedding(Engine.rerank)
 
     def _do(self, job: Job, stream: bool) -> Any:
         return job, stream
@@ -73,10 +88,16 @@ class AsyncEngine(ChatCompleting):
         return self.engine.template
 
     def with_options(
-        self, *, priority: int | None = None, timeout: float | None = None
+        self,
+        *,
+        priority: int | None = None,
+        timeout: float | None = None,
+        n_prompt_max: int | None = None,
     ) -> AsyncEngine:
         """The same engine with options for the requests made through it; see `Engine`."""
-        return AsyncEngine(self.engine.with_options(priority=priority, timeout=timeout))
+        return AsyncEngine(
+            self.engine.with_options(priority=priority, timeout=timeout, n_prompt_max=n_prompt_max)
+        )
 
     def stats(self) -> EngineStats:
         """What it is doing, and has done."""

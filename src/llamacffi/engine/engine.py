@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from llamacffi.chat_completing import ChatCompleting
 from llamacffi.context import Context
+from llamacffi.embedding import Embedder
+from llamacffi.embedding_front import ContextSizes, Embedding
 from llamacffi.engine.async_delivery import PostOffice
 from llamacffi.engine.branch import Branch
 from llamacffi.engine.delivery import Reading, job_pieces, job_result
@@ -21,7 +23,14 @@ from llamacffi.engine.loop import Loop
 from llamacffi.engine.request import DEFAULT_OPTIONS, Recipient, Request
 from llamacffi.engine.stats import EngineStats
 from llamacffi.engine.steps import SCORED_ROWS
-from llamacffi.errors import ClosedError, ForkedError, ParameterError, UnsupportedError
+from llamacffi.engine.vectors import VectorDesk
+from llamacffi.errors import (
+    ClosedError,
+    ContextFullError,
+    ForkedError,
+    ParameterError,
+    UnsupportedError,
+)
 from llamacffi.generation import Generation
 from llamacffi.job import Job
 from llamacffi.model import Model
@@ -29,6 +38,8 @@ from llamacffi.sampling.seeds import RANDOM_SEED
 from llamacffi.templates.choice import TemplateChoice
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from typing_extensions import Self
 
 __all__ = ["Engine"]
@@ -39,11 +50,13 @@ DEFAULT_CONTEXT = 8192
 CLOSING_SECONDS = 0.01  # how often closing looks whether all is finished
 
 
-class Engine(ChatCompleting):
+class Engine(ChatCompleting, Embedding):
     """Computes the requests of many callers together, one token of each at a time.
 
     Its methods may be called from any number of threads; `AsyncEngine` is the same for asyncio.
-    `create_completion` and `create_chat_completion` take the arguments of Llama's.
+    `create_completion`, `create_chat_completion`, `embed`, `create_embedding` and `rerank` take the
+    arguments of Llama's. Texts of several callers are embedded in one decode, in a context of their
+    own, which is made when the first one comes. A model that only makes embeddings has just that.
 
     Requests that begin with the same tokens share them: they are computed once, and kept until
     their room is needed. A request that fails ends alone. When the memory is full, the last one is
@@ -63,6 +76,8 @@ class Engine(ChatCompleting):
         n_threads_batch: Threads for prompts; None for n_threads.
         seed: Of the random numbers, where a request gives none.
         chat_format: The template for conversations; see `Llama`.
+        pooling: How a text's embeddings are joined; see `Context`. Needed to embed with a model
+            whose file does not say it.
         flash_attention: See `Context`, as for the following.
         type_k: See `Context`.
         type_v: See `Context`.
@@ -71,7 +86,7 @@ class Engine(ChatCompleting):
 
     Raises:
         ParameterError: An argument out of its range.
-        UnsupportedError: The model has an encoder: `Llama` can run it.
+        UnsupportedError: The model has an encoder and a decoder: `Llama` can run it.
         ContextInitError: The context does not fit.
     """
 
@@ -89,6 +104,7 @@ class Engine(ChatCompleting):
         n_threads_batch: int | None = None,
         seed: int = RANDOM_SEED,
         chat_format: TemplateChoice = None,
+        pooling: str = "unspecified",
         flash_attention: str = "auto",
         type_k: str = "f16",
         type_v: str = "f16",
@@ -101,7 +117,7 @@ class Engine(ChatCompleting):
             raise ParameterError(f"n_queue_max={n_queue_max}: choose 1 or more.")
         if not step_seconds > 0:
             raise ParameterError(f"step_seconds={step_seconds}: choose a number above 0.")
-        if model.has_encoder or not model.has_decoder:
+        if model.has_encoder and model.has_decoder:
             raise UnsupportedError(
                 f"{model} has an encoder, which works on one text at a time. Use Llama."
             )
@@ -118,6 +134,17 @@ class Engine(ChatCompleting):
         n_ctx = min(model.n_ctx_train, DEFAULT_CONTEXT) if n_ctx is None else n_ctx
         recurrent = model.is_recurrent or model.is_hybrid
 
+        shared: dict[str, Any] = {
+            "n_threads": n_threads,
+            "n_threads_batch": n_threads_batch,
+            "kv_unified": True,  # so that sequences can share cells
+            "flash_attention": flash_attention,
+            "type_k": type_k,
+            "type_v": type_v,
+            "swa_full": swa_full,
+            "offload_kqv": offload_kqv,
+        }
+
         def make_context() -> Context:
             context = Context(
                 model,
@@ -127,27 +154,40 @@ class Engine(ChatCompleting):
                 # Some are left to remember what is over. A recurrent state each would be dear.
                 n_seq_max=n_parallel + 1 if recurrent else 2 * n_parallel,
                 n_outputs_max=n_parallel + SCORED_ROWS,
-                n_threads=n_threads,
-                n_threads_batch=n_threads_batch,
-                kv_unified=True,  # so that sequences can share cells
-                flash_attention=flash_attention,
-                type_k=type_k,
-                type_v=type_v,
-                swa_full=swa_full,
-                offload_kqv=offload_kqv,
+                **shared,
             )
-            if not context._has_memory:
-                context.close()
-                raise UnsupportedError(f"{model} makes embeddings, not text. Use Llama.")
-            return context
+            if context.generates:
+                return context
+            context.close()
+            return make_vector_context()
+
+        def make_vector_context() -> Context:
+            sizes = ContextSizes.for_embedding(model, n_ctx, n_batch, n_ubatch)
+            return Context(model, **vars(sizes), embeddings=True, pooling=pooling, **shared)
 
         self._loop = Loop(make_context, n_parallel, self._line, step_seconds, self.post.flush)
+        loop = self._loop
+        # Without a word from either, a context for vectors would be memory for nothing.
+        self._embeds = (
+            pooling != "unspecified"
+            or f"{model.architecture}.pooling_type" in model.metadata
+            or not loop.context.generates
+        )
+        self._vectors = VectorDesk(
+            make_vector_context if loop.context.generates else lambda: loop.context, loop
+        )
         # Not a method: it must not keep the engine alive. Runs at exit, too.
         self._finalizer = weakref.finalize(self, _drop, self._loop)
 
     # -- requests -----------------------------------------------------------------------------
 
-    def with_options(self, *, priority: int | None = None, timeout: float | None = None) -> Self:
+    def with_options(
+        self,
+        *,
+        priority: int | None = None,
+        timeout: float | None = None,
+        n_prompt_max: int | None = None,
+    ) -> Self:
         """The same engine with options for the requests that are made through it.
 
         Args:
@@ -155,6 +195,8 @@ class Engine(ChatCompleting):
                 seconds counts as one higher, so that nobody waits forever. None leaves it.
             timeout: Seconds until a request must be over, or it ends with `DeadlineError`. None
                 leaves it.
+            n_prompt_max: Most tokens of a prompt; longer ones are refused with `ContextFullError`.
+                None leaves it.
         """
         view = copy.copy(self)
         view._whole = self._whole or self  # the engine lives as long as a view of it
@@ -162,6 +204,8 @@ class Engine(ChatCompleting):
             view._options = replace(view._options, priority=priority)
         if timeout is not None:
             view._options = replace(view._options, timeout=timeout)
+        if n_prompt_max is not None:
+            view._options = replace(view._options, n_prompt_max=n_prompt_max)
         return view
 
     _whole: Engine | None = None
@@ -176,9 +220,18 @@ class Engine(ChatCompleting):
         Raises:
             BusyError: More would wait than may; none of them was taken.
             ClosedError: The engine was closed.
+            UnsupportedError: The model only makes embeddings.
         """
         self._check_open()
+        if not self._loop.context.generates:
+            raise UnsupportedError(f"{self.model} makes embeddings, not text. Use embed.")
+        most = self._options.n_prompt_max
         for generation in generations:
+            if most is not None and len(generation.prompt) > most:
+                raise ContextFullError(
+                    f"The prompt has {len(generation.prompt)} tokens; {most} are allowed. Shorten "
+                    "it."
+                )
             generation.begin()
         requests = [
             Request(generation, self._options, recipient, index)
@@ -216,6 +269,19 @@ class Engine(ChatCompleting):
     def _do(self, job: Job, stream: bool) -> Any:
         reading = Reading(self, [choice.generation for choice in job.choices])
         return job_pieces(job, reading) if stream else job_result(job, reading)
+
+    def _embedder(self) -> Embedder:
+        self._check_open()
+        if not self._embeds:
+            raise UnsupportedError(
+                f"{self.model} was made to generate text. To embed with it, choose how: "
+                "Engine(model, pooling='mean'), or 'last', 'cls', 'rank' or 'none'."
+            )
+        return self._vectors.embedder
+
+    def _run_packs(self, texts: list[list[int]]) -> list[NDArray[np.float32]]:
+        self.check_waiting()
+        return self._vectors.run(texts, self._options.timeout)
 
     def check_waiting(self) -> None:
         """Whether this thread may wait for the engine.
@@ -292,11 +358,14 @@ class Engine(ChatCompleting):
         self._loop.closing = True
         if not forked:
             until = None if timeout is None else time.monotonic() + timeout
-            while self._loop.busy and (until is None or time.monotonic() < until):
+            while (self._loop.busy or self._vectors.busy) and (
+                until is None or time.monotonic() < until
+            ):
                 time.sleep(CLOSING_SECONDS)
             self._loop.stop("The engine was closed.")
             self._loop.join()
         self._finalizer.detach()
+        self._vectors.close()
         self._loop.context.close()
 
     def __enter__(self) -> Self:

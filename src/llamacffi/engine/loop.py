@@ -133,7 +133,8 @@ class Loop:
         for request in ended:
             self.counters.failed += 1
             request.deliver(ClosedError(self._stop))
-        self._run_errands()
+        while not self._errands.empty():
+            self._run_errands()
         self._flush()
 
     def _turn(self) -> None:
@@ -153,13 +154,15 @@ class Loop:
 
     def _run_errands(self) -> None:
         """Do what was asked for; with nothing else to do, wait for it."""
-        while True:
-            idle = not self._places.running and not len(self._line) and self._stop is None
+        idle = not self._places.running and not len(self._line) and self._stop is None
+        # Those that come meanwhile wait for the next turn: a step comes before.
+        for _ in range(max(1, self._errands.qsize())):
             try:
                 errand = self._errands.get(block=idle)
             except queue.Empty:
                 return
             errand()
+            idle = False
 
     def _look_now(self) -> None:
         self._next_look = 0.0

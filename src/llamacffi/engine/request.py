@@ -29,14 +29,18 @@ class Options:
     Attributes:
         priority: Those with a higher one go first; 0 is usual, negative ones stand back.
         timeout: Seconds from asking to the last token; None for any number.
+        n_prompt_max: Most tokens of its prompt; None for as many as fit.
     """
 
     priority: int = 0
     timeout: float | None = None
+    n_prompt_max: int | None = None
 
     def __post_init__(self) -> None:
         if self.timeout is not None and not self.timeout > 0:
             raise ParameterError(f"timeout={self.timeout}: give seconds above 0, or None.")
+        if self.n_prompt_max is not None and self.n_prompt_max < 1:
+            raise ParameterError(f"n_prompt_max={self.n_prompt_max}: choose 1 or more, or None.")
         if isinstance(self.priority, bool) or not isinstance(self.priority, int):
             raise ParameterError(f"priority={self.priority!r}: give a whole number.")
         if abs(self.priority) > HIGHEST_PRIORITY:

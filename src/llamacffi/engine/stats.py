@@ -21,6 +21,7 @@ class Counters:
         prompt_tokens: In the prompts of requests that began.
         cached_tokens: Of these, found in the memory.
         completion_tokens: Generated.
+        embedded_tokens: Tokens of texts that were turned into vectors.
         steps: Decodes.
         computed_tokens: Tokens in all decodes.
     """
@@ -34,6 +35,7 @@ class Counters:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    embedded_tokens: int = 0
     steps: int = 0
     computed_tokens: int = 0
 

@@ -54,7 +54,10 @@ async def streamed(state: State, request: Request, name: str | None, ask: Ask) -
 
 
 def _engine(state: State, served: ServedModel) -> AsyncEngine:
-    return served.engine.with_options(timeout=state.settings.timeout)
+    settings = state.settings
+    return served.engine.with_options(
+        timeout=settings.timeout, n_prompt_max=settings.prompt_tokens_max
+    )
 
 
 async def _unless_ended(state: State, request: Request, answer: Awaitable[Any]) -> Any:

@@ -26,6 +26,7 @@ class Settings:
         body_timeout: Seconds in which a body must have arrived.
         tokens_max: Most tokens that a request may ask for, and that one that names no number
             gets; None for as many as fit.
+        prompt_tokens_max: Most tokens of a prompt; None for as many as fit.
         choices_max: Most answers (prompts times `n` or `best_of`) in one request.
         inputs_max: Most texts to embed or documents to rank in one request.
         per_key_max: Requests at a time with one key, or from one address where there are no keys;
@@ -44,6 +45,7 @@ class Settings:
     body_bytes_max: int = 4 * 1024 * 1024
     body_timeout: float = 30.0
     tokens_max: int | None = None
+    prompt_tokens_max: int | None = None
     choices_max: int = 32
     inputs_max: int = 2048
     per_key_max: int | None = None
@@ -60,8 +62,8 @@ class Settings:
                 "cannot be sent: choose another one."
             )
         positive = (
-            "body_bytes_max", "body_timeout", "tokens_max", "choices_max", "inputs_max",
-            "per_key_max", "timeout", "stall_timeout",
+            "body_bytes_max", "body_timeout", "tokens_max", "prompt_tokens_max",
+            "choices_max", "inputs_max", "per_key_max", "timeout", "stall_timeout",
         )  # fmt: skip
         for name in positive:
             value = getattr(self, name)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from llamacffi.errors import ParameterError, UnsupportedError
+from llamacffi.errors import ParameterError
 from llamacffi.server.answering import answered
 from llamacffi.server.models import ServedModel
 from llamacffi.server.schemas.vectors import EmbeddingRequest, RerankRequest
@@ -32,7 +32,7 @@ def add_vectors(router: APIRouter, state: State) -> None:
         _check_count("input", len(asked.input) if several else 1, state.settings)
 
         async def ask(engine: AsyncEngine, served: ServedModel) -> Any:
-            return await _able(engine, "create_embedding")(
+            return await engine.create_embedding(
                 asked.input,
                 model=served.id,
                 encoding_format=asked.encoding_format or "float",
@@ -50,7 +50,7 @@ def add_vectors(router: APIRouter, state: State) -> None:
         _check_count("documents", len(asked.documents), state.settings)
 
         async def ask(engine: AsyncEngine, served: ServedModel) -> Any:
-            return await _able(engine, "rerank")(
+            return await engine.rerank(
                 asked.query,
                 asked.documents,
                 asked.top_n,
@@ -66,11 +66,3 @@ def _check_count(field: str, count: int, settings: Settings) -> None:
         raise ParameterError(
             f"{field}: {count} texts; this server takes 1 to {settings.inputs_max} in one request."
         )
-
-
-def _able(engine: AsyncEngine, method: str) -> Any:
-    """A method that not every engine has."""
-    able = getattr(engine, method, None)
-    if able is None:
-        raise UnsupportedError(f"This server's model is run to generate text: {method} is not.")
-    return able
