@@ -313,6 +313,21 @@ def test_another_tab_hears_of_changes(page: ChatPage) -> None:
     expect(other.locator("#messages > li")).to_have_count(4)
 
 
+def test_a_browser_that_stores_nothing_is_told_so_and_works(page: ChatPage) -> None:
+    page.page.add_init_script(
+        """for (const name of ["localStorage", "sessionStorage", "indexedDB"])
+            Object.defineProperty(window, name, { get() { throw new Error("blocked") } })"""
+    )
+    page.reload()
+    expect(page.page.get_by_role("alert")).to_contain_text("are not kept")
+    page.answer_with_text("fine")
+    page.ask("one")
+    page.button("Dark colours").click()
+    page.text.press("Control+k")
+    page.conversations.nth(0).get_by_role("button").click()
+    expect(page.answer).to_have_text("fine")
+
+
 # -- keys of the API, errors ----------------------------------------------------------------------
 
 

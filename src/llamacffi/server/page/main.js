@@ -8,12 +8,13 @@ import { askLine, askSettings, confirmed, isDialogOpen, showHelp } from "./view/
 import { byId, element } from "./view/dom.js";
 import { Messages } from "./view/messages.js";
 import { Models } from "./view/models.js";
+import { notify } from "./view/notice.js";
 import { isDrawerOpen, openDrawer, showConversations } from "./view/sidebar.js";
 import { switchesTheme } from "./view/theme.js";
 
 const answers = new Answers({ piece: (_, message) => messages.update(message), save, end });
 const messages = new Messages(byId("messages"), byId("scroller"), { regenerate, edit, branch });
-const models = new Models(byId("model"), notify, pickModel);
+const models = new Models(byId("model"), byId("server-notice"), pickModel);
 const drafts = new Map(); // what has been typed and not sent, by conversation
 const text = byId("text");
 let store = Store.forgetful();
@@ -43,7 +44,7 @@ function select(id) {
   current = store.get(id) ?? fresh();
   text.value = drafts.get(current.id) ?? "";
   fit();
-  notify("");
+  notify(byId("notice"), "");
   const { pathname, search } = location;
   history.replaceState(null, "", store.has(current) ? `#${id}` : pathname + search);
   show();
@@ -66,7 +67,7 @@ async function save(conversation) {
   try {
     await store.save(conversation);
   } catch (error) {
-    notify(`The browser could not store the conversation: ${error.message}`);
+    notify(byId("notice"), `The browser could not store the conversation: ${error.message}`);
   }
 }
 
@@ -212,16 +213,6 @@ function show() {
   );
 }
 
-function notify(message, again) {
-  if (!again && byId("notice").textContent === message) return; // not to be read out once more
-  byId("notice").replaceChildren(message);
-  if (again)
-    byId("notice").append(
-      " ",
-      element("button", { type: "button", className: "small", onclick: again }, "Try again"),
-    );
-}
-
 function announce(message) {
   byId("announcer").textContent = message;
 }
@@ -243,9 +234,12 @@ async function importFile() {
   if (!file) return;
   try {
     const count = await store.import(await file.text());
-    notify(`${count} ${count === 1 ? "conversation has" : "conversations have"} been imported.`);
+    notify(
+      byId("notice"),
+      `${count} ${count === 1 ? "conversation has" : "conversations have"} been imported.`,
+    );
   } catch {
-    notify("This file has no exported conversations in it.");
+    notify(byId("notice"), "This file has no exported conversations in it.");
   }
   show();
 }
@@ -301,7 +295,10 @@ listen();
 try {
   store = await Store.open(changedElsewhere);
 } catch (error) {
-  notify(`Conversations are not kept, since this browser does not store them: ${error.message}`);
+  notify(
+    byId("notice"),
+    `Conversations are not kept, since this browser does not store them: ${error.message}`,
+  );
 }
 current = store.get(location.hash.slice(1)) ?? current;
 show();

@@ -23,7 +23,7 @@ export class Messages {
 
   /** Show a conversation; what is on the page already stays. */
   show(conversation, running) {
-    const switched = conversation !== this.#conversation;
+    const switched = conversation.id !== this.#conversation?.id;
     const follow = switched || this.#isAtEnd();
     this.#conversation = conversation;
     const views = new Map();

@@ -4,18 +4,19 @@ import { listModels } from "../api.js";
 import { remember, rememberHere } from "../memory.js";
 import { askKey, isDialogOpen } from "./dialogs.js";
 import { element } from "./dom.js";
+import { notify } from "./notice.js";
 
 const LOADING_RETRY_MS = 2000;
 
 export class Models {
   #picker;
-  #notify;
+  #notice;
   #wanted = "";
 
-  /** Calls notify(text, again) with what there is to say, and onPick(name). */
-  constructor(picker, notify, onPick) {
+  /** Says in the place `notice` what is wrong; calls onPick(name). */
+  constructor(picker, notice, onPick) {
     this.#picker = picker;
-    this.#notify = notify;
+    this.#notice = notice;
     picker.onchange = () => {
       this.#wanted = picker.value;
       onPick(picker.value);
@@ -41,10 +42,10 @@ export class Models {
       const options = names.map((name) => element("option", { value: name }, name));
       this.#picker.replaceChildren(...options);
       this.pick(this.#wanted);
-      this.#notify(names.length ? "" : "The model is being loaded.");
+      notify(this.#notice, names.length ? "" : "The model is being loaded.");
       if (!names.length) setTimeout(() => this.load(), LOADING_RETRY_MS);
     } catch (error) {
-      this.#notify(error.message, () => this.load());
+      notify(this.#notice, error.message, () => this.load());
       if (error.status === 401) this.enterKey(error.message);
     }
   }
