@@ -22,10 +22,12 @@ TALE = "Tell me a long tale about a dragon, a king and the sea."
 
 
 @pytest.fixture
-def greedy(page: ChatPage) -> ChatPage:
+def greedy(browser: Browser, page_url: str) -> Iterator[ChatPage]:
     """The page, set to the same answers every time."""
-    page.set(temperature=0)
-    return page
+    stored = [{"name": "llamacffi.parameters", "value": '{"temperature": 0}'}]
+    state: Any = {"origins": [{"origin": page_url, "localStorage": stored}]}
+    with chat_page(browser, page_url, storage_state=state) as page:
+        yield page
 
 
 def running(url: str) -> float:
@@ -52,7 +54,7 @@ def test_every_file_is_served_with_a_strict_policy_and_revalidated(page_url: str
         again = httpx.get(f"{page_url}/{path}", headers={"If-None-Match": answer.headers["etag"]})
         assert (answer.status_code, again.status_code) == (200, 304), path
     assert httpx.get(f"{page_url}/main.js").headers["content-type"].startswith("text/javascript")
-    assert httpx.get(f"{page_url}/../app.py").status_code == 404
+    assert httpx.get(f"{page_url}/%2e%2e/app.py").status_code == 404
 
 
 def test_what_is_not_there_is_an_error_in_the_shape_of_the_others(page_url: str) -> None:
