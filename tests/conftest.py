@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import platformdirs
@@ -29,6 +30,11 @@ ROOT = Path(__file__).parent.parent
 N_THREADS = int(os.environ.get("LLAMACFFI_TEST_THREADS", "2"))
 CLOSE = {"rtol": 2e-2, "atol": 5e-2}  # batches of other sizes add up in another order
 LEAK_PATIENCE_SECONDS = 2.0  # a thread that has just finished may still hold a reference
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+    from tests.browser import ChatPage
 
 failed_key = pytest.StashKey[bool]()
 Continue = Callable[[Context, int], list[int]]
@@ -158,6 +164,38 @@ def on_falcon(tiny_falcon: Model) -> Iterator[Context]:
     """A context for two sessions."""
     with tiny_falcon.context(n_ctx=1024, n_seq_max=2, kv_unified=True, n_threads=1) as made:
         yield made
+
+
+# -- the server's page ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def page_url(model_path: Path) -> Iterator[str]:
+    """The address of a server in a process of its own."""
+    from tests.servers import server_process  # for the tests that need it, which is much to import
+
+    threads = ("--n-threads", str(N_THREADS))
+    options = ("--alias", "smollm2", "--n-ctx", "2048", "--parallel", "2", *threads)
+    with server_process(str(model_path), *options) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium. Not for the whole session: Playwright runs an event loop in this thread."""
+    from tests.browser import launched
+
+    with launched() as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(browser: Browser, page_url: str) -> Iterator[ChatPage]:
+    """The server's page, which has the browser to itself."""
+    from tests.browser import chat_page
+
+    with chat_page(browser, page_url) as opened:
+        yield opened
 
 
 # -- the rest -------------------------------------------------------------------------------------

@@ -84,6 +84,7 @@ def test_wheel_has_every_variant_and_nothing_of_the_build(wheel: Path) -> None:
         assert libraries == {f"libllama-cpu-{level}" for level in levels}
     assert "llamacffi/native/_llama.py" in names
     assert "llamacffi/py.typed" in names
+    assert {"llamacffi/server/page/index.html", "llamacffi/server/page/view/dom.js"} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     unwanted = (".h", ".cpp", ".inc", ".map", ".in", ".o", ".a")
     assert [name for name in names if name.endswith(unwanted)] == []

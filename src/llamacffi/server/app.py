@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -12,7 +11,6 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
-from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
@@ -22,6 +20,7 @@ from llamacffi.server.answers import error_response
 from llamacffi.server.api_page import add_api_page
 from llamacffi.server.auth import Gate, Keys
 from llamacffi.server.chat import add_chat
+from llamacffi.server.chat_page import add_chat_page
 from llamacffi.server.completions import add_completions
 from llamacffi.server.errors import ApiError
 from llamacffi.server.health import add_health
@@ -85,7 +84,7 @@ def create_app(
         add(router, state)
     app.include_router(router)
     add_api_page(app)
-    page = _mount_page(app, settings.page)
+    page = add_chat_page(app, settings.page)
     for kind in (HTTPException, RequestValidationError, LlamaCffiError):
         app.add_exception_handler(kind, _answer_error)
     # The last one is the outermost.
@@ -117,14 +116,6 @@ def state_of(app: FastAPI) -> State:
 
 async def _answer_error(request: Request, error: Exception) -> Response:
     return error_response(error, passage_of(request.scope).request_id)
-
-
-def _mount_page(app: FastAPI, page: Path | None) -> Collection[str]:
-    """Serve the files of a folder at /; returns their paths."""
-    if page is None or not page.is_dir():
-        return ()
-    app.mount("/", StaticFiles(directory=page, html=True), name="page")
-    return [f"/{file.relative_to(page).as_posix()}" for file in page.rglob("*") if file.is_file()]
 
 
 class _Request(Request):

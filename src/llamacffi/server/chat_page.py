@@ -1,0 +1,58 @@
+"""GET /: a page to chat in, from the files of a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+from fastapi.responses import Response
+from fastapi.staticfiles import StaticFiles
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
+
+__all__ = ["add_chat_page"]
+
+# What a model writes is shown on this page: even if some of it became a script, it would not run.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    # Asked for again each time, which costs a 304 with the ETag: after an upgrade all files fit.
+    "Cache-Control": "no-cache",
+}
+# The system's own table, which the standard library believes, may say that scripts are text.
+TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+
+
+class _Files(StaticFiles):
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        kind = TYPES.get(Path(path).suffix)
+        if kind is not None and response.status_code == 200:
+            response.headers["Content-Type"] = f"{kind}; charset=utf-8"
+        response.headers.update(HEADERS)
+        return response
+
+
+def add_chat_page(app: FastAPI, folder: Path | None) -> Collection[str]:
+    """Serve the files of a folder at /; to be added after all other routes.
+
+    Args:
+        app: The application.
+        folder: The folder; nothing is served for None, or one that is not there.
+
+    Returns:
+        The paths of the files, for which no API key is needed.
+    """
+    if folder is None or not folder.is_dir():
+        return ()
+    app.mount("/", _Files(directory=folder, html=True), name="page")
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return [f"/{file.relative_to(folder).as_posix()}" for file in files]
