@@ -33,7 +33,8 @@ class Scenario:
         metrics: What counts; their kinds are names of figures.
         shared_system: Whether all send the same system prompt of 1000 tokens, which the server has
             not seen before.
-        n_parallel: Sequences of the server.
+        n_parallel: Sequences of the others' servers.
+        own_parallel: Sequences of ours; None for as many.
         most_rounds: Rounds that are enough.
     """
 
@@ -45,6 +46,7 @@ class Scenario:
     metrics: tuple[Metric, ...]
     shared_system: bool = False
     n_parallel: int = 8
+    own_parallel: int | None = None
     most_rounds: int = 100
 
     @property
@@ -63,7 +65,8 @@ class Scenario:
         Raises:
             SubjectError: It did not start, or requests failed that the scenario does not count.
         """
-        setting = Setting(model, self.n_ctx, self.n_parallel, threads)
+        own = self.own_parallel if server.name == OURS else None
+        setting = Setting(model, self.n_ctx, own or self.n_parallel, threads)
         with server.started(setting) as running:
             job = Job(
                 running.port,
@@ -151,9 +154,10 @@ SCENARIOS = (
         "server_shared",
         "server, 16 clients, same 1000-token system prompt",
         clients=16,
-        requests=1,
+        requests=4,
         n_ctx=8 * 2048,
         shared_system=True,
+        own_parallel=16,  # they share the prompt's cells, so more fit in the same memory
         metrics=(
             Metric(
                 "server_shared_rate",

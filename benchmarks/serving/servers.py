@@ -51,7 +51,8 @@ class Server:
         command: Its command line, from the setting and the port.
         ready: The path that answers 200 as soon as requests can be made.
         extras: Added to each request: how to say `ignore_eos`, where it is not known by that name.
-        gauges: What /metrics calls the requests `running` and `waiting`, the `sequences` in use.
+        gauges: What /metrics calls the requests `running` and `waiting`, which are none when idle.
+        levels: What it calls numbers that are the same whenever it is idle.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Server:
     ready: str = "/health"
     extras: Mapping[str, object] = field(default_factory=dict)
     gauges: Mapping[str, str] = field(default_factory=dict)
+    levels: Mapping[str, str] = field(default_factory=dict)
 
     @contextlib.contextmanager
     def started(self, setting: Setting) -> Iterator[RunningServer]:
@@ -118,16 +120,24 @@ class RunningServer:
         return sum(process.memory_info().rss for process in self.processes()) / MEGABYTE
 
     def gauges(self) -> dict[str, float]:
-        """What /metrics says, by our names."""
-        found = {}
+        """What of the work /metrics shows, by our names."""
+        return self._figures(self.server.gauges)
+
+    def levels(self) -> dict[str, float]:
+        """The numbers that are the same whenever it is idle."""
+        return self._figures(self.server.levels)
+
+    def _figures(self, names: Mapping[str, str]) -> dict[str, float]:
+        found: dict[str, float] = {}
         for line in self.get("/metrics").splitlines():
             if line and not line.startswith("#"):
                 name, _, value = line.rpartition(" ")
-                found[name] = float(value)
-        missing = [name for name in self.server.gauges.values() if name not in found]
+                name = name.partition("{")[0]  # whatever the model
+                found[name] = found.get(name, 0.0) + float(value)
+        missing = [name for name in names.values() if name not in found]
         if missing:
             raise SubjectError(f"/metrics has no {', '.join(missing)}; it has {', '.join(found)}")
-        return {label: found[name] for label, name in self.server.gauges.items()}
+        return {label: found[name] for label, name in names.items()}
 
 
 def stop(child: subprocess.Popen[bytes]) -> None:
@@ -178,10 +188,10 @@ def from_setup(place: Path) -> dict[str, Server]:
             OURS,
             ours,
             gauges={
-                "running": "llamacffi_requests_running",
-                "waiting": "llamacffi_requests_waiting",
-                "sequences": "llamacffi_sequences_in_use",
+                "running": "llamacffi_engine_n_running",
+                "waiting": "llamacffi_engine_n_waiting",
             },
+            levels={"idle sequences": "llamacffi_engine_n_idle_sequences"},
         ),
         Server(PEER, peer, ready="/v1/models", extras=never_end),
         Server(

@@ -4,8 +4,8 @@ Usually started by ci/soak. Figures are taken of the idle server after the warm-
 the end. It fails, with exit status 1, if
 
 - a request goes otherwise than it should: traffic.py says how each should;
-- the server is not idle within 60 s of the last request: requests running or waiting, or
-  sequences in use, by its /metrics;
+- the server is not idle within 60 s of the last request: requests running or waiting, or less
+  sequences idle than after the warm-up, by its /metrics;
 - at the end it has more threads or file descriptors than after the warm-up;
 - the second half made its resident memory grow by more than 8 MB. (The first half may: caches
   fill up, and the allocator's arenas reach their sizes.)
@@ -46,9 +46,11 @@ class Sample:
     threads: int
     descriptors: int
     gauges: dict[str, float]
+    levels: dict[str, float]
 
     def __str__(self) -> str:
-        gauges = ", ".join(f"{label} {value:g}" for label, value in self.gauges.items())
+        shown = {**self.gauges, **self.levels}
+        gauges = ", ".join(f"{label} {value:g}" for label, value in shown.items())
         return (
             f"after {self.requests} requests: {self.memory:.1f} MB, {self.threads} threads, "
             f"{self.descriptors} descriptors; {gauges}"
@@ -68,6 +70,7 @@ async def sample(running: RunningServer, requests: int) -> Sample:
         sum(process.num_threads() for process in processes),
         sum(process.num_fds() for process in processes),
         running.gauges(),
+        running.levels(),
     )
 
 
@@ -78,6 +81,12 @@ def leaks(start: Sample, middle: Sample, end: Sample) -> list[str]:
         for moment in (start, middle, end)
         for label, value in moment.gauges.items()
         if value
+    ]
+    found += [
+        f"{moment.levels[label]:g} {label} after {moment.requests} requests, {value:g} at the start"
+        for moment in (middle, end)
+        for label, value in start.levels.items()
+        if moment.levels[label] != value
     ]
     if end.threads > start.threads:
         found.append(f"{end.threads} threads at the end, {start.threads} after the warm-up")
