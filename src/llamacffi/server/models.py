@@ -156,15 +156,12 @@ class OneModel(Models):
         name, *aliases = self._names
         self._served = ServedModel(engine, name, tuple(aliases))
 
-    async def get(self, name: str | None) -> ServedModel:
-        """The model, if it is there and has this name."""
-        if name is not None and name not in self._names:
-            raise ApiError(
-                404,
-                f"The model {name!r:.100} does not exist. There is {', '.join(self._names)}.",
-                param="model",
-                code="model_not_found",
-            )
+    async def get(self, name: str | None) -> ServedModel:  # noqa: ARG002 - others look at it
+        """The model, if it is there, whatever the request calls it.
+
+        There is no other one that could be meant, and clients tend to send a name that they were
+        written with; the answer says what has answered.
+        """
         if self._served is None:
             raise ApiError(
                 503,
