@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
 
@@ -49,10 +49,29 @@ def add_chat_page(app: FastAPI, folder: Path | None) -> Collection[str]:
         folder: The folder; nothing is served for None, or one that is not there.
 
     Returns:
-        The paths of the files, for which no API key is needed.
+        The paths, for which no API key is needed.
     """
     if folder is None or not folder.is_dir():
         return ()
-    app.mount("/", _Files(directory=folder, html=True), name="page")
-    files = (file for file in folder.rglob("*") if file.is_file())
-    return [f"/{file.relative_to(folder).as_posix()}" for file in files]
+    files = _Files(directory=folder)
+    found = {
+        f"/{file.relative_to(folder).as_posix()}": file.relative_to(folder).as_posix()
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
+    if "/index.html" in found:
+        found["/"] = "index.html"
+
+    # A route for each: a folder mounted at / would answer for the addresses of others.
+    for path, name in found.items():
+        app.add_api_route(
+            path, _sender(files, name), methods=["GET", "HEAD"], include_in_schema=False
+        )
+    return found
+
+
+def _sender(files: _Files, name: str) -> Callable[[Request], Awaitable[Response]]:
+    async def send(request: Request) -> Response:
+        return await files.get_response(name, request.scope)
+
+    return send
