@@ -13,7 +13,7 @@ from fastapi.staticfiles import StaticFiles
 if TYPE_CHECKING:
     from starlette.types import Scope
 
-__all__ = ["add_chat_page"]
+__all__ = ["add_chat_page", "paths_of"]
 
 # What a model writes is shown on this page: even if some of it became a script, it would not run.
 POLICY = (
@@ -41,18 +41,20 @@ class _Files(StaticFiles):
         return response
 
 
-def add_chat_page(app: FastAPI, folder: Path | None) -> Collection[str]:
+def add_chat_page(app: FastAPI, folder: Path | None) -> None:
     """Serve the files of a folder at /; to be added after all other routes.
 
     Args:
         app: The application.
         folder: The folder; nothing is served for None, or one that is not there.
-
-    Returns:
-        The paths of the files, for which no API key is needed.
     """
+    if folder is not None and folder.is_dir():
+        app.mount("/", _Files(directory=folder, html=True), name="page")
+
+
+def paths_of(folder: Path | None) -> Collection[str]:
+    """The paths of a page's files, for which no API key is needed."""
     if folder is None or not folder.is_dir():
         return ()
-    app.mount("/", _Files(directory=folder, html=True), name="page")
     files = (file for file in folder.rglob("*") if file.is_file())
     return [f"/{file.relative_to(folder).as_posix()}" for file in files]
