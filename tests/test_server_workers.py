@@ -8,6 +8,9 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,6 +94,8 @@ def grouped(*arguments: str, key: str = "none") -> Iterator[Group]:
         headers = {"Authorization": f"Bearer {key}"}
         with httpx.Client(base_url=server.url, headers=headers, timeout=60) as http:
             yield Group(server, http)
+        if server.process.poll() is None:
+            server.terminate()  # killed, it would leave its folder of sockets
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +244,29 @@ def test_what_takes_too_long_is_told_so(model_path: Path) -> None:
         assert group.server.process.wait(20) == 0
 
 
+def test_a_port_that_is_taken(group: Group, model_path: Path) -> None:
+    command = [sys.executable, "-m", "llamacffi", "serve", str(model_path), *OPTIONS]
+    port = group.server.url.rpartition(":")[2]
+    # In a folder whose name would be too long for a socket's.
+    with tempfile.TemporaryDirectory(prefix="x" * 100) as folder:
+        done = subprocess.run(
+            [*command, "--port", port],
+            env=os.environ | {"TMPDIR": folder},
+            capture_output=True, text=True, timeout=30,
+        )  # fmt: skip
+        assert not list(Path(folder).iterdir())
+    assert done.returncode != 0
+    assert "address already in use" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_time_of_workers_without_workers() -> None:
+    command = [sys.executable, "-m", "llamacffi", "serve", "x", "--worker-timeout", "1"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--workers" in done.stderr
+
+
 def test_no_worker_outlives_a_killed_supervisor(model_path: Path) -> None:
     with grouped(str(model_path), *OPTIONS) as group:
         group.whole()
@@ -247,6 +275,19 @@ def test_no_worker_outlives_a_killed_supervisor(model_path: Path) -> None:
             if os.uname().sysname == "Linux":
                 os.kill(pids["1"], signal.SIGSTOP)  # cannot notice anything by itself
             group.server.process.kill()
+        eventually(lambda: all(map(gone, pids.values())), 5)
+
+
+def test_a_second_interrupt_ends_all(model_path: Path) -> None:
+    with grouped(str(model_path), *OPTIONS) as group:
+        group.whole()
+        pids = group.pids()
+        with contextlib.suppress(httpx.HTTPError), group.stream() as lines:
+            group.server.process.send_signal(signal.SIGINT)
+            for _ in range(5):
+                assert "choices" in next(lines)
+            group.server.process.send_signal(signal.SIGINT)
+            group.server.process.wait(10)
         eventually(lambda: all(map(gone, pids.values())), 5)
 
 

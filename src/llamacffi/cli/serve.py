@@ -144,6 +144,8 @@ def serve(
     name = _name_of(model)
     names = (*alias, name) if name not in alias else alias
     if n_workers == 1:
+        if worker_timeout is not None:
+            raise click.UsageError("--worker-timeout needs --workers 2 or more.")
         failure = _run_one(load, names, settings, host, port)
     else:
         silent_max = {} if worker_timeout is None else {"silent_max": worker_timeout}

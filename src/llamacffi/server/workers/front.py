@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -11,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from llamacffi.errors import UnsupportedError
 from llamacffi.server.answers import Json
 from llamacffi.server.layers import add_layers
 from llamacffi.server.metrics import CONTENT_TYPE, Metrics
@@ -40,6 +42,9 @@ class FrontServer(AppServer):
         host: See AppServer.
         port: See AppServer.
         on_ready: See AppServer.
+
+    Raises:
+        UnsupportedError: The system has no Unix-domain sockets that asyncio knows.
     """
 
     def __init__(
@@ -50,6 +55,11 @@ class FrontServer(AppServer):
         port: int = 8080,
         on_ready: Callable[[str], None] | None = None,
     ) -> None:
+        if sys.platform == "win32":
+            raise UnsupportedError(
+                f"{policy.n_workers} workers were asked for, which need Unix-domain sockets: on "
+                "Windows there is one process."
+            )
         self._supervisor = Supervisor(spec, policy, lambda _: self.stop())
         operation = _FrontOperation(spec, self._supervisor)
         app = _create_front(self._supervisor, operation)

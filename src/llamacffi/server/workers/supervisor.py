@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from llamacffi.server.workers.worker import LOAD_FAILED
 
 __all__ = ["Supervisor", "Worker"]
 
+FOLDER_BYTES_MAX = 80  # the path of a socket may have some 100
 _log = logging.getLogger("llamacffi.server")
 
 
@@ -75,7 +76,7 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._loaded = False
         self._generations = count(1)
-        self._folder: Path | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._running: asyncio.Task[None] | None = None
 
     def processes(self, *phases: Phase) -> list[WorkerProcess]:
@@ -88,8 +89,7 @@ class Supervisor:
 
     def start(self) -> None:
         """Begin."""
-        # Nobody else may enter it, so that a worker answers the supervisor only.
-        self._folder = Path(tempfile.mkdtemp(prefix="llamacffi-"))
+        self._folder = _private_folder()
         self._running = asyncio.create_task(self._run())
 
     def stop(self) -> None:
@@ -105,7 +105,7 @@ class Supervisor:
         if self._running is not None:
             await self._running
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.cleanup()
 
     async def _run(self) -> None:
         # The first one downloads the model where that is needed, and finds out whether it loads.
@@ -117,6 +117,12 @@ class Supervisor:
         await asyncio.gather(*tasks)
 
     async def _keep(self, worker: Worker) -> None:
+        try:
+            await self._replace_always(worker)
+        finally:
+            worker.settled.set()  # whatever happened, the others need not wait
+
+    async def _replace_always(self, worker: Worker) -> None:
         while not self._stopping.is_set():
             try:
                 lived, end = await self._one_life(worker)
@@ -144,7 +150,7 @@ class Supervisor:
     async def _one_life(self, worker: Worker) -> tuple[float, End]:
         """For how long it was ready, and how it ended."""
         assert self._folder is not None
-        socket = self._folder / f"{next(self._generations)}.sock"
+        socket = Path(self._folder.name) / f"{next(self._generations)}.sock"
         process = await WorkerProcess.start(self._spec.behind(worker.number, str(socket)))
         worker.process = process
         if self._stopping.is_set():  # while it was started
@@ -168,3 +174,13 @@ class Supervisor:
         self.failure = "The model cannot be loaded: the log of worker 1 says why."
         self._on_failure(self.failure)
         return True
+
+
+def _private_folder() -> tempfile.TemporaryDirectory[str]:
+    """Nobody else may enter it, so that a worker answers the supervisor only."""
+    prefix = "llamacffi-"
+    folder = tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)
+    if len(os.fsencode(folder.name)) < FOLDER_BYTES_MAX:
+        return folder
+    folder.cleanup()
+    return tempfile.TemporaryDirectory(prefix=prefix, dir="/tmp", ignore_cleanup_errors=True)
