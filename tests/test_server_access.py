@@ -148,7 +148,8 @@ def test_cors(guarded: Served) -> None:
 def test_one_request_at_a_time_with_a_key(guarded: Served) -> None:
     asked = {"model": NAME, "messages": HI, "stream": True, **LONG}
     with guarded.http.stream("POST", "/v1/chat/completions", json=asked) as stream:
-        next(stream.iter_lines())
+        lines = stream.iter_lines()  # httpx closes the stream when nobody has this any more
+        next(lines)
         second = guarded.post("/tokenize", content="x")
         assert second.status_code == 429
         assert second.json()["error"]["code"] == "rate_limit_exceeded"

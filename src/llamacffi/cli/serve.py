@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,8 @@ from llamacffi.cli.sampling import sampling_options
 from llamacffi.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
-    from llamacffi.engine import AsyncEngine
+    from llamacffi.server import Settings
+    from llamacffi.server.loading import Loading
 
 __all__ = ["serve"]
 
@@ -36,6 +38,17 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     default=8,
     show_default=True,
     help="Requests that are computed at a time.",
+)
+@click.option(
+    "--workers",
+    "n_workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes, each with --parallel requests and --n-ctx tokens of its own.",
+)
+@click.option(
+    "--worker-timeout", type=float, help="Seconds without a sign of life to replace a worker after."
 )
 @click.option("--queue-max", "--n-queue-max", "n_queue_max", type=int, help="That may wait.")
 @click.option("--chat-template", "--chat-format", "chat_format", help="A name, or a .jinja file.")
@@ -65,6 +78,8 @@ def serve(
     port: int,
     alias: tuple[str, ...],
     n_parallel: int,
+    n_workers: int,
+    worker_timeout: float | None,
     n_queue_max: int | None,
     chat_format: str | None,
     api_key: tuple[str, ...],
@@ -91,9 +106,8 @@ def serve(
     for requests that do not say otherwise.
     """
     try:
-        from llamacffi.server import OneModel, Settings
-        from llamacffi.server.run import Server
-        from llamacffi.server.run import serve as run
+        from llamacffi.server import Settings
+        from llamacffi.server.loading import Loading
     except ImportError as error:
         raise click.ClickException(str(error)) from None
 
@@ -116,51 +130,82 @@ def serve(
     )
     if not settings.api_keys and host not in LOOPBACK:
         click.echo(f"Warning: {host} can be reached by others, and there is no API key.", err=True)
-    load = _loader(
+    load = Loading(
         model,
         {"backend": backend, "n_gpu_layers": n_gpu_layers},
         {
             "n_parallel": n_parallel,
             "n_ctx": n_ctx,
-            "n_threads": n_threads,
+            "n_threads": n_threads or _share_of_threads(n_workers),
             "chat_format": chat_format,
             **({} if n_queue_max is None else {"n_queue_max": n_queue_max}),
         },
     )
+    name = _name_of(model)
+    names = (*alias, name) if name not in alias else alias
+    if n_workers == 1:
+        if worker_timeout is not None:
+            raise click.UsageError("--worker-timeout needs --workers 2 or more.")
+        failure = _run_one(load, names, settings, host, port)
+    else:
+        silent_max = {} if worker_timeout is None else {"silent_max": worker_timeout}
+        failure = _run_several(load, names, settings, host, port, n_workers, **silent_max)
+    if failure is not None:
+        raise click.ClickException(failure)
+
+
+def _run_one(
+    load: Loading, names: Sequence[str], settings: Settings, host: str, port: int
+) -> str | None:
+    """Answer requests in this process; returns why it gave up."""
+    from llamacffi.server import OneModel
+    from llamacffi.server.run import Server
+    from llamacffi.server.run import serve as run
+
     failures: list[BaseException] = []
 
     def failed(error: BaseException) -> None:
         failures.append(error)
         server.stop()
 
-    name = _name_of(model)
-    names = [*alias, name] if name not in alias else list(alias)
-    server = Server(
-        OneModel(load, names[0], names[1:], failed),
-        settings,
-        host,
-        port,
-        lambda address: click.echo(f"Listening on {address}", err=True),
-    )
+    server = Server(OneModel(load, names[0], names[1:], failed), settings, host, port, _listening)
     run(server)
-    if failures:
-        raise click.ClickException(str(failures[0]))
+    return str(failures[0]) if failures else None
 
 
-def _loader(model: str, loading: dict[str, Any], running: dict[str, Any]) -> Any:
-    async def load() -> AsyncEngine:
-        from llamacffi import aio
-        from llamacffi.engine import AsyncEngine, Engine
-        from llamacffi.model import Model
+def _run_several(
+    load: Loading,
+    names: Sequence[str],
+    settings: Settings,
+    host: str,
+    port: int,
+    n_workers: int,
+    **kept: float,
+) -> str | None:
+    """Answer requests in processes of their own; returns why they gave up."""
+    from llamacffi.server.run import serve as run
+    from llamacffi.server.workers.front import FrontServer
+    from llamacffi.server.workers.spec import WorkerSpec, WorkersPolicy
 
-        loaded = await aio.run(Model, model, **loading)
-        try:
-            return AsyncEngine(await aio.run(Engine, loaded, **running))
-        except BaseException:
-            loaded.close()
-            raise
+    # Which worker ended, and why, is not to go unseen.
+    logging.basicConfig(format="%(name)s: %(message)s")
+    spec = WorkerSpec(load, tuple(names), settings, logging.getLogger().getEffectiveLevel())
+    server = FrontServer(spec, WorkersPolicy(n_workers, **kept), host, port, _listening)
+    run(server)
+    return server.failure
 
-    return load
+
+def _listening(address: str) -> None:
+    click.echo(f"Listening on {address}", err=True)
+
+
+def _share_of_threads(n_workers: int) -> int | None:
+    """The threads of one of several workers, all of which compute at a time."""
+    if n_workers == 1:
+        return None
+    from llamacffi.context_params import default_threads
+
+    return max(1, default_threads() // n_workers)
 
 
 def _name_of(model: str) -> str:

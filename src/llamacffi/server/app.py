@@ -8,26 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 from fastapi import APIRouter, FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
-from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 
 import llamacffi
-from llamacffi.errors import LlamaCffiError
-from llamacffi.server.answers import error_response
 from llamacffi.server.api_page import add_api_page
-from llamacffi.server.auth import Gate, Keys
 from llamacffi.server.chat import add_chat
 from llamacffi.server.chat_page import add_chat_page
 from llamacffi.server.completions import add_completions
 from llamacffi.server.errors import ApiError
 from llamacffi.server.health import add_health
-from llamacffi.server.limits import Limits
+from llamacffi.server.layers import add_layers
 from llamacffi.server.models import Models, OneModel
-from llamacffi.server.passing import Passing
-from llamacffi.server.scope import passage_of
 from llamacffi.server.settings import Settings
 from llamacffi.server.state import State
 from llamacffi.server.tokens import add_tokens
@@ -39,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["create_app", "state_of"]
 
 FIELDS_MAX = 256  # far more than there are; each that is unknown costs memory
-OPEN_PATHS = ("/health", "/docs", "/openapi.json", "/")
 
 
 def create_app(
@@ -79,32 +70,19 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.llamacffi = state
+    app.include_router(make_router(state))
+    add_api_page(app)
+    add_chat_page(app, settings.page)
+    add_layers(app, state)
+    return app
+
+
+def make_router(state: State) -> APIRouter:
+    """The routes, without those of the pages."""
     router = APIRouter(route_class=_Route)
     for add in (add_chat, add_completions, add_vectors, add_tokens, add_health):
         add(router, state)
-    app.include_router(router)
-    add_api_page(app)
-    page = add_chat_page(app, settings.page)
-    for kind in (HTTPException, RequestValidationError, LlamaCffiError):
-        app.add_exception_handler(kind, _answer_error)
-    # The last one is the outermost.
-    app.add_middleware(Limits, state=state)
-    app.add_middleware(
-        Gate,
-        keys=Keys(settings.api_keys),
-        hosts=settings.allowed_hosts,
-        open_paths=(*OPEN_PATHS, *page),
-    )
-    if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=list(settings.cors_origins),
-            allow_methods=["GET", "POST"],
-            allow_headers=["*"],
-            expose_headers=["x-request-id", "retry-after"],
-        )
-    app.add_middleware(Passing, state=state)
-    return app
+    return router
 
 
 def state_of(app: FastAPI) -> State:
@@ -112,10 +90,6 @@ def state_of(app: FastAPI) -> State:
     state = app.state.llamacffi
     assert isinstance(state, State)
     return state
-
-
-async def _answer_error(request: Request, error: Exception) -> Response:
-    return error_response(error, passage_of(request.scope).request_id)
 
 
 class _Request(Request):

@@ -13,7 +13,7 @@ from fastapi.staticfiles import StaticFiles
 if TYPE_CHECKING:
     from starlette.types import Scope
 
-__all__ = ["add_chat_page"]
+__all__ = ["add_chat_page", "paths_of"]
 
 # What a model writes is shown on this page: even if some of it became a script, it would not run.
 POLICY = (
@@ -41,32 +41,34 @@ class _Files(StaticFiles):
         return response
 
 
-def add_chat_page(app: FastAPI, folder: Path | None) -> Collection[str]:
-    """Serve the files of a folder at /; to be added after all other routes.
+def add_chat_page(app: FastAPI, folder: Path | None) -> None:
+    """Serve the files of a folder at /.
+
+    Each has a route: a folder mounted at / would answer for the addresses of others.
 
     Args:
         app: The application.
         folder: The folder; nothing is served for None, or one that is not there.
-
-    Returns:
-        The paths, for which no API key is needed.
     """
+    for path, name in _names_of(folder).items():
+        send = _sender(_Files(directory=folder), name)
+        app.add_api_route(path, send, methods=["GET", "HEAD"], include_in_schema=False)
+
+
+def paths_of(folder: Path | None) -> Collection[str]:
+    """The paths of a page's files, for which no API key is needed."""
+    return _names_of(folder)
+
+
+def _names_of(folder: Path | None) -> dict[str, str]:
+    """Paths in addresses to those in the folder."""
     if folder is None or not folder.is_dir():
-        return ()
-    files = _Files(directory=folder)
-    found = {
-        f"/{file.relative_to(folder).as_posix()}": file.relative_to(folder).as_posix()
-        for file in folder.rglob("*")
-        if file.is_file()
-    }
+        return {}
+    files = (file for file in folder.rglob("*") if file.is_file())
+    names = [file.relative_to(folder).as_posix() for file in files]
+    found = {f"/{name}": name for name in names}
     if "/index.html" in found:
         found["/"] = "index.html"
-
-    # A route for each: a folder mounted at / would answer for the addresses of others.
-    for path, name in found.items():
-        app.add_api_route(
-            path, _sender(files, name), methods=["GET", "HEAD"], include_in_schema=False
-        )
     return found
 
 

@@ -14,7 +14,7 @@ from llamacffi.server.scope import passage_of
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from llamacffi.server.state import State
+    from llamacffi.server.state import Operation
 
 __all__ = ["Limits"]
 
@@ -25,7 +25,7 @@ class Limits:
     Only requests that have a body count: the others cost nothing.
     """
 
-    def __init__(self, app: ASGIApp, state: State) -> None:
+    def __init__(self, app: ASGIApp, state: Operation) -> None:
         self._app = app
         self._state = state
         self._running: Counter[str] = Counter()

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 if TYPE_CHECKING:
     from llamacffi.server.models import Models
 
-__all__ = ["CONTENT_TYPE", "Metrics"]
+__all__ = ["CONTENT_TYPE", "Engines", "Metrics"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -24,10 +24,10 @@ class Metrics:
     """The figures of one application, in a registry of their own.
 
     Args:
-        models: Whose engines are asked for theirs.
+        more: What else is asked for its figures.
     """
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, more: Collector) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "llamacffi_http_requests",
@@ -60,7 +60,7 @@ class Metrics:
             ("reason",),
             registry=self._registry,
         )
-        self._registry.register(_Engines(models))
+        self._registry.register(more)
         ProcessCollector(registry=self._registry)
 
     def answered(self, route: str, status: int, seconds: float) -> None:
@@ -77,16 +77,22 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-class _Engines(Collector):
-    """Asks the engines when somebody asks."""
+class Engines(Collector):
+    """The figures of engines, which are asked when somebody asks.
+
+    Args:
+        models: Whose engines these are.
+    """
 
     def __init__(self, models: Models) -> None:
         self._models = models
 
     def describe(self) -> list[Metric]:
+        """Nothing beforehand."""
         return []
 
     def collect(self) -> Iterator[Metric]:
+        """Their figures now."""
         families: dict[str, GaugeMetricFamily | CounterMetricFamily] = {}
         for served in self._models.present():
             now = dataclasses.asdict(served.engine.engine.stats())

@@ -12,7 +12,7 @@ from llamacffi.server.scope import KEY, Passage, route_of
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from llamacffi.server.state import State
+    from llamacffi.server.state import Operation
 
 __all__ = ["Passing"]
 
@@ -34,7 +34,7 @@ HEADERS = (
 class Passing:
     """ASGI middleware around everything else."""
 
-    def __init__(self, app: ASGIApp, state: State) -> None:
+    def __init__(self, app: ASGIApp, state: Operation) -> None:
         self._app = app
         self._state = state
 

@@ -16,51 +16,55 @@ from llamacffi.server.settings import Settings
 if TYPE_CHECKING:
     import socket
 
-    from llamacffi.server.state import State
+    from starlette.applications import Starlette
 
-__all__ = ["Server", "serve"]
+    from llamacffi.server.state import Operation
+
+__all__ = ["GRACE_SECONDS", "AppServer", "Server", "serve"]
 
 GRACE_SECONDS = 5  # for what ends when its time is up to say so
 KEEP_ALIVE_SECONDS = 30
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Server(uvicorn.Server):
-    """Uvicorn with this package's application.
+class AppServer(uvicorn.Server):
+    """Uvicorn with an application of this package.
 
     Args:
-        models: See create_app.
-        settings: See create_app.
+        app: The application.
+        operation: What its parts share.
         host: The address to listen on.
         port: The port; 0 for a free one.
+        uds: The path of a Unix-domain socket to listen on instead.
         on_ready: Called with the address when connections are accepted.
     """
 
     def __init__(
         self,
-        models: Models,
-        settings: Settings,
+        app: Starlette,
+        operation: Operation,
         host: str = "127.0.0.1",
         port: int = 8080,
+        uds: str | None = None,
         on_ready: Callable[[str], None] | None = None,
     ) -> None:
-        app = create_app(models, settings)
         super().__init__(
             uvicorn.Config(
                 app,
                 host=host,
                 port=port,
+                uds=uds,
                 log_config=None,  # logging is the application's
                 log_level="warning",
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=int(settings.shutdown_timeout) + GRACE_SECONDS,
+                timeout_graceful_shutdown=int(operation.settings.shutdown_timeout) + GRACE_SECONDS,
                 ws="none",
             )
         )
-        self._state: State = state_of(app)
+        self._operation = operation
         self._on_ready = on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -77,7 +81,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept nothing more, and wait for what runs."""
-        self._state.stop()
+        self._operation.stop()
         await super().shutdown(sockets)
 
     def stop(self) -> None:
@@ -85,7 +89,32 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(server: Server) -> None:
+class Server(AppServer):
+    """Uvicorn with the application that has models.
+
+    Args:
+        models: See create_app.
+        settings: See create_app.
+        host: See AppServer.
+        port: See AppServer.
+        on_ready: See AppServer.
+        uds: See AppServer.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        settings: Settings,
+        host: str = "127.0.0.1",
+        port: int = 8080,
+        on_ready: Callable[[str], None] | None = None,
+        uds: str | None = None,
+    ) -> None:
+        app = create_app(models, settings)
+        super().__init__(app, state_of(app), host, port, uds, on_ready)
+
+
+def serve(server: AppServer) -> None:
     """Run a server in this thread until SIGINT or SIGTERM, or until it is stopped."""
     with _signals_end_here():
         server.run()

@@ -5,25 +5,24 @@ from __future__ import annotations
 import asyncio
 
 from llamacffi.server.errors import StoppingError
-from llamacffi.server.metrics import Metrics
+from llamacffi.server.metrics import Engines, Metrics
 from llamacffi.server.models import Models
 from llamacffi.server.settings import Settings
 
-__all__ = ["State"]
+__all__ = ["Operation", "State"]
 
 
-class State:
-    """The settings, models and metrics of an application, and whether it is to stop.
+class Operation:
+    """The settings and metrics of an application, and whether it is to stop.
 
     Args:
-        models: Its models.
         settings: Its settings.
+        metrics: Its metrics.
     """
 
-    def __init__(self, models: Models, settings: Settings) -> None:
-        self.models = models
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings = settings
-        self.metrics = Metrics(models)
+        self.metrics = metrics
         self.stopping = False
         self._time_is_up = asyncio.Event()
 
@@ -42,3 +41,16 @@ class State:
         """
         await self._time_is_up.wait()
         raise StoppingError
+
+
+class State(Operation):
+    """What the parts of an application share that has models.
+
+    Args:
+        models: Its models.
+        settings: Its settings.
+    """
+
+    def __init__(self, models: Models, settings: Settings) -> None:
+        super().__init__(settings, Metrics(Engines(models)))
+        self.models = models

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
 import traceback
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,13 +13,14 @@ from starlette.responses import StreamingResponse
 from llamacffi.server.ending import first_of, vanished
 from llamacffi.server.errors import ApiError, ClientGoneError, api_error
 from llamacffi.server.scope import passage_of, route_of
+from llamacffi.server.stalling import Writing
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from llamacffi.server.state import State
 
-__all__ = ["Chunks", "EventStream"]
+__all__ = ["DONE", "Chunks", "EventStream"]
 
 DONE = b"data: [DONE]\n\n"
 HEADERS = {
@@ -63,17 +62,17 @@ class EventStream(StreamingResponse):
         self._chunks = chunks
         self._state = state
         self._on_end = on_end
-        self._writing_since: float | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it, until it ends, the client leaves or the server stops."""
         head = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         request_id = passage_of(scope).request_id
+        writing = Writing(send, self._state.settings.stall_timeout)
         try:
             await first_of(
-                self._pump(scope, head, send),
+                self._pump(scope, head, send, writing),
                 vanished(receive),
-                self._stalled(),
+                writing.stalled(),
                 self._state.stopped(),
             )
         except ClientGoneError:
@@ -99,35 +98,22 @@ class EventStream(StreamingResponse):
             finally:
                 self._on_end()
 
-    async def _pump(self, scope: Scope, head: dict[str, Any], send: Send) -> None:
+    async def _pump(self, scope: Scope, head: dict[str, Any], send: Send, writing: Writing) -> None:
         await send(head)
-        await self._write(send, b"data: %b\n\n" % orjson.dumps(self._first))
-        dumps, write = orjson.dumps, self._write
+        dumps, write = orjson.dumps, writing.body
+        await write(b"data: %b\n\n" % dumps(self._first))
         waiting = not _has_text(self._first)
         if not waiting:
             self._count_first(scope)
         async for chunk in self._chunks:
-            await write(send, b"data: %b\n\n" % dumps(chunk))
+            await write(b"data: %b\n\n" % dumps(chunk))
             if waiting and _has_text(chunk):
                 self._count_first(scope)
                 waiting = False
-        await self._write(send, DONE, more=False)
-
-    async def _write(self, send: Send, body: bytes, more: bool = True) -> None:
-        self._writing_since = time.monotonic()
-        await send({"type": "http.response.body", "body": body, "more_body": more})
-        self._writing_since = None
+        await write(DONE, more=False)
 
     def _count_first(self, scope: Scope) -> None:
         self._state.metrics.first_token(route_of(scope), passage_of(scope).seconds)
-
-    async def _stalled(self) -> None:
-        limit = self._state.settings.stall_timeout
-        while True:
-            await asyncio.sleep(limit / 4)
-            since = self._writing_since
-            if since is not None and time.monotonic() - since > limit:
-                raise ClientGoneError(f"The client has read nothing for {limit:g} seconds.")
 
 
 def _has_text(chunk: Any) -> bool:

@@ -1,0 +1,40 @@
+"""How an engine is made, in words that another process understands, too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llamacffi.engine import AsyncEngine
+
+__all__ = ["Loading"]
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Loads a model and makes an engine of it.
+
+    Attributes:
+        model: A path, an alias, or `hf:owner/repo/file.gguf`.
+        model_options: Further arguments of Model.
+        engine_options: Further arguments of Engine.
+    """
+
+    model: str
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+    engine_options: Mapping[str, Any] = field(default_factory=dict)
+
+    async def __call__(self) -> AsyncEngine:
+        """Load it, in a thread."""
+        from llamacffi import aio
+        from llamacffi.engine import AsyncEngine, Engine
+        from llamacffi.model import Model
+
+        loaded = await aio.run(Model, self.model, **self.model_options)
+        try:
+            return AsyncEngine(await aio.run(Engine, loaded, **self.engine_options))
+        except BaseException:
+            loaded.close()
+            raise
