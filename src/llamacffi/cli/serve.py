@@ -141,6 +141,9 @@ def serve(
             **({} if n_queue_max is None else {"n_queue_max": n_queue_max}),
         },
     )
+    if not logging.getLogger().handlers:  # not verbose: what goes wrong is not to go unseen
+        logging.basicConfig(format="%(name)s: %(message)s")
+        logging.getLogger("llamacffi.native").setLevel(logging.ERROR)
     name = _name_of(model)
     names = (*alias, name) if name not in alias else alias
     if n_workers == 1:
@@ -187,8 +190,6 @@ def _run_several(
     from llamacffi.server.workers.front import FrontServer
     from llamacffi.server.workers.spec import WorkerSpec, WorkersPolicy
 
-    # Which worker ended, and why, is not to go unseen.
-    logging.basicConfig(format="%(name)s: %(message)s")
     spec = WorkerSpec(load, tuple(names), settings, logging.getLogger().getEffectiveLevel())
     server = FrontServer(spec, WorkersPolicy(n_workers, **kept), host, port, _listening)
     run(server)

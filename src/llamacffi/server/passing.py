@@ -52,7 +52,9 @@ class Passing:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 own = (b"x-request-id", passage.request_id.encode())
-                message["headers"] = [*message.get("headers", ()), own, *HEADERS]
+                given = [*message.get("headers", ()), own]
+                named = {name.lower() for name, _ in given}  # the page has a policy of its own
+                message["headers"] = given + [head for head in HEADERS if head[0] not in named]
             await send(message)
 
         metrics = self._state.metrics
