@@ -26,12 +26,13 @@ ORDER = (
     "stopping", "logprobs", "logprob_shapes", "scoring", "generation", "drafting",
     "turn", "embedding_front", "aio", "job", "arguments", "completion", "completing",
     "answer", "chat_request", "chat_completion", "chat_completing", "llama", "chat",
-    "async_llama", "async_chat", "engine", "server", "cli", "__main__",
+    "async_llama", "async_chat", "engine", "ray", "server", "cli", "__main__",
 )  # fmt: skip
 # Conveniences that reach up when they are called: `Model.context`, `Context.set_adapters`.
 UPWARD_WHEN_CALLED = {("model", "context"), ("context", "adapter")}
 HEAVY = {"numpy", "cffi", "_cffi_backend", "click", "pluggy", "psutil", "tqdm", "archspec",
-         "huggingface_hub", "platformdirs", "asyncio", "prompt_toolkit"}  # fmt: skip
+         "huggingface_hub", "platformdirs", "asyncio", "prompt_toolkit",
+         "ray"}  # fmt: skip
 
 
 def modules() -> list[Path]:

@@ -32,6 +32,7 @@ __all__ = [
     "NativeError",
     "ParameterError",
     "PluginError",
+    "ReplicaDiedError",
     "SamplingError",
     "SchemaError",
     "StateError",
@@ -133,6 +134,10 @@ class BusyError(LlamaCffiError):
 
 class DeadlineError(LlamaCffiError, TimeoutError):
     """A request was not over when its time was."""
+
+
+class ReplicaDiedError(LlamaCffiError):
+    """Every replica that a request was given to died before the answer was whole."""
 
 
 class EmptyInputError(LlamaCffiError, ValueError):

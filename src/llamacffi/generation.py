@@ -18,6 +18,7 @@ from llamacffi.errors import (
     UnsupportedError,
 )
 from llamacffi.logprobs import TokenLogprobs, token_logprobs
+from llamacffi.sampling.following import Following
 from llamacffi.sampling.history import TokenHistory
 from llamacffi.scoring import score_prompt
 from llamacffi.stopping import StopStrings
@@ -172,6 +173,16 @@ class Generation:
         """Make the samplers ready for this text: now, since another one may use them before."""
         self._chain.reset()
         self._chain.accept_prompt(self.prompt)
+
+    def follow(self, tokens: Sequence[int]) -> None:
+        """Let the answer begin with these tokens, as if they had been picked; before `begin`.
+
+        Args:
+            tokens: Token ids; what an interrupted generation of the same request had picked.
+        """
+        known = check_tokens(tokens, self.n_vocab)
+        if known:
+            self._chain.add(Following(known, len(self.prompt)))
 
     @property
     def tokens(self) -> list[int]:

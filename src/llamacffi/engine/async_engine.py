@@ -14,7 +14,7 @@ from llamacffi.context import Context
 from llamacffi.engine.async_delivery import AsyncMailbox
 from llamacffi.engine.engine import Engine
 from llamacffi.engine.stats import EngineStats
-from llamacffi.generation import Step
+from llamacffi.generation import Generation, Step
 from llamacffi.job import Job
 from llamacffi.templates import Template
 
@@ -136,11 +136,15 @@ class PieceStream(AsyncIterator[dict[str, Any]]):
         self._open = 0  # should submitting fail
         engine.check_waiting()
         self._mailbox = AsyncMailbox(engine.post)
-        generations = [choice.generation for choice in job.choices]
-        self._requests = self._mailbox.requests = engine.submit(generations, self._mailbox)
-        self._open = len(generations)
+        self._requests = self._mailbox.requests = engine.submit(self.generations, self._mailbox)
+        self._open = len(self._requests)
         self._pieces: deque[dict[str, Any]] = deque()
         self._ended = False
+
+    @property
+    def generations(self) -> list[Generation]:
+        """What makes each choice's text; the engine works on them meanwhile."""
+        return [choice.generation for choice in self._job.choices]
 
     def __aiter__(self) -> Self:
         return self
