@@ -15,8 +15,8 @@ from llamacffi.cli.sampling import sampling_options
 from llamacffi.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
-    from llamacffi.server import Settings
-    from llamacffi.server.loading import Loading
+    from llamacffi.server import ModelSpec, Settings
+    from llamacffi.server.model_config import ModelConfig
 
 __all__ = ["serve"]
 
@@ -26,10 +26,14 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command()
-@click.argument("model")
+@click.argument("models", metavar="[MODEL]...", nargs=-1)
+@click.option("--config", type=_FILE, help="A TOML file of models, in place of MODEL.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 for all addresses.")
 @click.option("--port", default=8080, show_default=True, help="0 for a free one.")
-@click.option("-a", "--alias", multiple=True, help="A name for the model; may be repeated.")
+@click.option("-a", "--alias", multiple=True, help="A name for the model, or NAME=MODEL.")
+@click.option("--models-max", type=int, help="Most models that are loaded at a time.")
+@click.option("--idle-timeout", type=float, help="Seconds until an unused model is unloaded.")
+@click.option("--load-timeout", type=float, help="Seconds that a request waits for a model.")
 @click.option(
     "-np",
     "--parallel",
@@ -73,10 +77,14 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @sampling_options
 @model_options
 def serve(
-    model: str,
+    models: tuple[str, ...],
+    config: Path | None,
     host: str,
     port: int,
     alias: tuple[str, ...],
+    models_max: int | None,
+    idle_timeout: float | None,
+    load_timeout: float | None,
     n_parallel: int,
     n_workers: int,
     worker_timeout: float | None,
@@ -102,12 +110,12 @@ def serve(
 ) -> None:
     """Serve MODEL over HTTP with OpenAI's interface.
 
-    MODEL is a file, an alias such as smollm2, or hf:owner/repo/file.gguf. The sampling options are
-    for requests that do not say otherwise.
+    MODEL is a file, an alias such as smollm2, or hf:owner/repo/file.gguf. Several are loaded when
+    they are asked for. The sampling options are for requests that do not say otherwise.
     """
     try:
+        from llamacffi.cli.serve_models import config_of
         from llamacffi.server import Settings
-        from llamacffi.server.loading import Loading
     except ImportError as error:
         raise click.ClickException(str(error)) from None
 
@@ -126,42 +134,44 @@ def serve(
         cors_origins=cors_origin,
         allowed_hosts=_hosts(host, allowed_host),
         sampling=sampling,
-        **{name: value for name, value in limits.items() if value is not None},
+        **_given(limits),
     )
     if not settings.api_keys and host not in LOOPBACK:
         click.echo(f"Warning: {host} can be reached by others, and there is no API key.", err=True)
-    load = Loading(
-        model,
-        {"backend": backend, "n_gpu_layers": n_gpu_layers},
-        {
-            "n_parallel": n_parallel,
-            "n_ctx": n_ctx,
-            "n_threads": n_threads or _share_of_threads(n_workers),
-            "chat_format": chat_format,
-            **({} if n_queue_max is None else {"n_queue_max": n_queue_max}),
-        },
-    )
     if not logging.getLogger().handlers:  # not verbose: what goes wrong is not to go unseen
         logging.basicConfig(format="%(name)s: %(message)s")
         logging.getLogger("llamacffi.native").setLevel(logging.ERROR)
-    name = _name_of(model)
-    names = (*alias, name) if name not in alias else alias
+    options = {
+        "backend": backend,
+        "n_gpu_layers": n_gpu_layers,
+        "n_parallel": n_parallel,
+        "n_ctx": n_ctx,
+        "n_threads": n_threads or _share_of_threads(n_workers),
+        "chat_format": chat_format,
+        "n_queue_max": n_queue_max,
+    }
+    bounds = {
+        "models_max": models_max,
+        "idle_timeout": idle_timeout,
+        "load_timeout": load_timeout,
+    }
+    chosen = config_of(models, alias, config, _given(options), _given(bounds))
     if n_workers == 1:
         if worker_timeout is not None:
             raise click.UsageError("--worker-timeout needs --workers 2 or more.")
-        failure = _run_one(load, names, settings, host, port)
+        failure = _run_one(chosen, settings, host, port)
     else:
+        if len(chosen.specs) > 1 or chosen.limits:
+            raise click.UsageError("--workers is for one model, which is loaded all the time.")
         silent_max = {} if worker_timeout is None else {"silent_max": worker_timeout}
-        failure = _run_several(load, names, settings, host, port, n_workers, **silent_max)
+        failure = _run_several(chosen.specs[0], settings, host, port, n_workers, **silent_max)
     if failure is not None:
         raise click.ClickException(failure)
 
 
-def _run_one(
-    load: Loading, names: Sequence[str], settings: Settings, host: str, port: int
-) -> str | None:
+def _run_one(chosen: ModelConfig, settings: Settings, host: str, port: int) -> str | None:
     """Answer requests in this process; returns why it gave up."""
-    from llamacffi.server import OneModel
+    from llamacffi.server import ManyModels, Models, OneModel
     from llamacffi.server.run import Server
     from llamacffi.server.run import serve as run
 
@@ -171,14 +181,19 @@ def _run_one(
         failures.append(error)
         server.stop()
 
-    server = Server(OneModel(load, names[0], names[1:], failed), settings, host, port, _listening)
+    models: Models
+    if len(chosen.specs) > 1 or chosen.limits:
+        models = ManyModels(chosen.specs, **chosen.limits)
+    else:
+        (only,) = chosen.specs
+        models = OneModel(only.loading, only.id, only.aliases, failed)
+    server = Server(models, settings, host, port, _listening)
     run(server)
     return str(failures[0]) if failures else None
 
 
 def _run_several(
-    load: Loading,
-    names: Sequence[str],
+    model: ModelSpec,
     settings: Settings,
     host: str,
     port: int,
@@ -190,7 +205,7 @@ def _run_several(
     from llamacffi.server.workers.front import FrontServer
     from llamacffi.server.workers.spec import WorkerSpec, WorkersPolicy
 
-    spec = WorkerSpec(load, tuple(names), settings, logging.getLogger().getEffectiveLevel())
+    spec = WorkerSpec(model.loading, model.names, settings, logging.getLogger().getEffectiveLevel())
     server = FrontServer(spec, WorkersPolicy(n_workers, **kept), host, port, _listening)
     run(server)
     return server.failure
@@ -209,10 +224,8 @@ def _share_of_threads(n_workers: int) -> int | None:
     return max(1, default_threads() // n_workers)
 
 
-def _name_of(model: str) -> str:
-    """A model's name where nobody gave one: the alias, or the file's name."""
-    name = model.rpartition("/")[2]
-    return name.removesuffix(".gguf") or model
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _keys(given: Sequence[str], file: Path | None) -> tuple[str, ...]:

@@ -17,9 +17,19 @@ except ImportError as error:
     ) from error
 
 from llamacffi.server.app import create_app
+from llamacffi.server.many_models import ManyModels
+from llamacffi.server.model_spec import ModelSpec
 from llamacffi.server.models import Models, OneModel, ServedModel
 from llamacffi.server.settings import Settings
 
-__all__ = ["Models", "OneModel", "ServedModel", "Settings", "create_app"]
+__all__ = [
+    "ManyModels",
+    "ModelSpec",
+    "Models",
+    "OneModel",
+    "ServedModel",
+    "Settings",
+    "create_app",
+]
 
 del _fastapi, _orjson, _prometheus_client, _uvicorn

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Ask", "answered", "computed", "streamed"]
 
+R = TypeVar("R")
 # Calls an engine for a model.
 Ask = Callable[["AsyncEngine", ServedModel], Awaitable[Any]]
 
@@ -32,11 +33,15 @@ async def answered(state: State, request: Request, name: str | None, ask: Ask) -
 
 async def computed(state: State, request: Request, name: str | None, ask: Ask) -> Any:
     """What an engine answers, unless the client leaves or the server stops before."""
-    served = await state.models.get(name)
-    try:
-        return await _unless_ended(state, request, ask(_engine(state, served), served))
-    finally:
-        state.models.release(served)
+
+    async def compute() -> Any:
+        served = await state.models.get(name)
+        try:
+            return await ask(_engine(state, served), served)
+        finally:
+            state.models.release(served)
+
+    return await _unless_ended(state, request, compute())
 
 
 async def streamed(state: State, request: Request, name: str | None, ask: Ask) -> Response:
@@ -44,13 +49,17 @@ async def streamed(state: State, request: Request, name: str | None, ask: Ask) -
 
     The first piece is awaited here: what goes wrong before it becomes an error with a status.
     """
-    served = await state.models.get(name)
-    with ExitStack() as on_error:
-        on_error.callback(state.models.release, served)
-        chunks = await _unless_ended(state, request, ask(_engine(state, served), served))
-        first = await _unless_ended(state, request, chunks.__anext__())
-        on_error.pop_all()
-    return EventStream(first, chunks, state, lambda: state.models.release(served))
+
+    async def begin() -> EventStream:
+        served = await state.models.get(name)
+        with ExitStack() as on_error:
+            on_error.callback(state.models.release, served)
+            chunks = await ask(_engine(state, served), served)
+            first = await chunks.__anext__()
+            on_error.pop_all()
+        return EventStream(first, chunks, state, lambda: state.models.release(served))
+
+    return await _unless_ended(state, request, begin())
 
 
 def _engine(state: State, served: ServedModel) -> AsyncEngine:
@@ -60,12 +69,9 @@ def _engine(state: State, served: ServedModel) -> AsyncEngine:
     )
 
 
-async def _unless_ended(state: State, request: Request, answer: Awaitable[Any]) -> Any:
-    async def wait() -> Any:
-        return await answer
-
+async def _unless_ended(state: State, request: Request, answer: Coroutine[Any, Any, R]) -> R:
     try:
-        return await first_of(wait(), vanished(request.receive), state.stopped())
+        return await first_of(answer, vanished(request.receive), state.stopped())
     except ClientGoneError:
         state.metrics.ended.labels("client").inc()
         raise

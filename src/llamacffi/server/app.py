@@ -16,9 +16,10 @@ from llamacffi.server.api_page import add_api_page
 from llamacffi.server.chat import add_chat
 from llamacffi.server.chat_page import add_chat_page
 from llamacffi.server.completions import add_completions
+from llamacffi.server.describing import describe
 from llamacffi.server.errors import ApiError
 from llamacffi.server.health import add_health
-from llamacffi.server.layers import add_layers
+from llamacffi.server.layers import OPEN_PATHS, add_layers
 from llamacffi.server.models import Models, OneModel
 from llamacffi.server.settings import Settings
 from llamacffi.server.state import State
@@ -73,6 +74,7 @@ def create_app(
     app.include_router(make_router(state))
     add_api_page(app)
     add_chat_page(app, settings.page)
+    describe(app, bool(settings.api_keys), OPEN_PATHS)
     add_layers(app, state)
     return app
 

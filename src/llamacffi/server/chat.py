@@ -9,7 +9,9 @@ from fastapi.responses import Response
 
 from llamacffi.errors import ParameterError
 from llamacffi.server.answering import answered, streamed
+from llamacffi.server.describing import answers
 from llamacffi.server.models import ServedModel
+from llamacffi.server.schemas.answers import ChatCompletion
 from llamacffi.server.schemas.chat import ChatRequest
 from llamacffi.server.settings import Settings
 from llamacffi.server.state import State
@@ -23,13 +25,15 @@ __all__ = ["add_chat"]
 def add_chat(router: APIRouter, state: State) -> None:
     """Add the route."""
 
-    @router.post("/v1/chat/completions", response_model=None)
+    @router.post(
+        "/v1/chat/completions", response_model=None, responses=answers(ChatCompletion, streams=True)
+    )
     async def chat_completions(asked: ChatRequest, request: Request) -> Response:
         """Answer in a conversation, in OpenAI's shapes."""
         arguments = arguments_of(asked, state.settings)
 
         async def ask(engine: AsyncEngine, served: ServedModel) -> Any:
-            messages = _messages(asked.messages, engine.engine.template)
+            messages = _messages(asked.messages, engine.template)
             return await engine.create_chat_completion(messages, model=served.id, **arguments)
 
         answer = streamed if asked.stream else answered

@@ -11,7 +11,9 @@ from fastapi.responses import Response
 
 from llamacffi.errors import ParameterError
 from llamacffi.server.answering import answered, streamed
+from llamacffi.server.describing import answers
 from llamacffi.server.models import ServedModel
+from llamacffi.server.schemas.answers import Completion
 from llamacffi.server.schemas.completion import CompletionRequest, Prompt
 from llamacffi.server.settings import Settings
 from llamacffi.server.state import State
@@ -28,7 +30,9 @@ DEFAULT_TOKENS = 16  # OpenAI's
 def add_completions(router: APIRouter, state: State) -> None:
     """Add the route."""
 
-    @router.post("/v1/completions", response_model=None)
+    @router.post(
+        "/v1/completions", response_model=None, responses=answers(Completion, streams=True)
+    )
     async def completions(asked: CompletionRequest, request: Request) -> Response:
         """Complete a text, in OpenAI's shapes."""
         prompts = asked.prompts()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from llamacffi.server.state import Operation
 
-__all__ = ["add_layers"]
+__all__ = ["OPEN_PATHS", "add_layers"]
 
 OPEN_PATHS = ("/health", "/docs", "/openapi.json", "/")
 

@@ -27,14 +27,25 @@ class Loading:
     engine_options: Mapping[str, Any] = field(default_factory=dict)
 
     async def __call__(self) -> AsyncEngine:
-        """Load it, in a thread."""
+        """Load it, in a thread; a cancelled task leaves nothing behind."""
         from llamacffi import aio
+
+        made: list[AsyncEngine] = []
+        try:
+            await aio.run(lambda: made.append(self._made()))
+        except BaseException:
+            for engine in made:  # it was done just when the task was cancelled
+                engine.model.close()
+            raise
+        return made[0]
+
+    def _made(self) -> AsyncEngine:
         from llamacffi.engine import AsyncEngine, Engine
         from llamacffi.model import Model
 
-        loaded = await aio.run(Model, self.model, **self.model_options)
+        model = Model(self.model, **self.model_options)
         try:
-            return AsyncEngine(await aio.run(Engine, loaded, **self.engine_options))
+            return AsyncEngine(Engine(model, **self.engine_options))
         except BaseException:
-            loaded.close()
+            model.close()
             raise

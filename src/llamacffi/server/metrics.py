@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -12,7 +12,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from llamacffi.server.models import Models
+    from llamacffi.server.models import ModelCondition, Models
 
 __all__ = ["CONTENT_TYPE", "Engines", "Metrics"]
 
@@ -95,7 +95,7 @@ class Engines(Collector):
         """Their figures now."""
         families: dict[str, GaugeMetricFamily | CounterMetricFamily] = {}
         for served in self._models.present():
-            now = dataclasses.asdict(served.engine.engine.stats())
+            now = dataclasses.asdict(served.engine.stats())
             totals = now.pop("totals")
             for make, numbers in ((GaugeMetricFamily, now), (CounterMetricFamily, totals)):
                 for name, value in numbers.items():
@@ -105,3 +105,25 @@ class Engines(Collector):
                         families[name] = make(full, words, labels=("model",))
                     families[name].add_metric((served.id,), value)
         yield from families.values()
+        yield from _loads(self._models.conditions())
+
+
+def _loads(conditions: Sequence[ModelCondition]) -> Iterator[Metric]:
+    """How each of several models is."""
+    state = GaugeMetricFamily(
+        "llamacffi_model_state", "1 for the state that a model is in.", labels=("model", "state")
+    )
+    users = GaugeMetricFamily(
+        "llamacffi_model_users", "Requests that use it or wait for it.", labels=("model",)
+    )
+    loads = CounterMetricFamily(
+        "llamacffi_model_loads", "Loads and unloads, by result.", labels=("model", "result")
+    )
+    for model in conditions:
+        state.add_metric((model.id, model.state), 1)
+        users.add_metric((model.id,), model.n_users)
+        loads.add_metric((model.id, "loaded"), model.n_loads)
+        loads.add_metric((model.id, "failed"), model.n_failures)
+        loads.add_metric((model.id, "unloaded"), model.n_unloads)
+    if conditions:
+        yield from (state, users, loads)

@@ -19,10 +19,31 @@ from llamacffi.server.errors import SERVER, ApiError
 if TYPE_CHECKING:
     from llamacffi.engine import AsyncEngine
 
-__all__ = ["Models", "OneModel", "ServedModel"]
+__all__ = ["ModelCondition", "Models", "OneModel", "ServedModel", "unknown_model"]
 
 LOADING_RETRY_SECONDS = 2
 _log = logging.getLogger("llamacffi.server")
+
+
+@dataclass(frozen=True)
+class ModelCondition:
+    """How a model is.
+
+    Attributes:
+        id: Its name.
+        state: "loaded", "loading", "unloaded" or "failed".
+        n_users: Requests that use it or wait for it.
+        n_loads: How often it was loaded.
+        n_failures: How often it could not be loaded.
+        n_unloads: How often it was unloaded.
+    """
+
+    id: str
+    state: str
+    n_users: int
+    n_loads: int
+    n_failures: int
+    n_unloads: int
 
 
 @dataclass(frozen=True)
@@ -43,13 +64,14 @@ class ServedModel:
 
     def described(self) -> dict[str, Any]:
         """OpenAI's description of a model, with some facts."""
-        model = self.engine.engine.model
+        model = self.engine.model
         return {
             "id": self.id,
             "object": "model",
             "created": self.created,
             "owned_by": "llamacffi",
             "aliases": list(self.aliases),
+            "state": "loaded",
             "meta": {
                 "description": model.description,
                 "n_ctx_train": model.n_ctx_train,
@@ -90,6 +112,15 @@ class Models(ABC):
     @abstractmethod
     def described(self) -> list[dict[str, Any]]:
         """OpenAI's list of models: all that a request may name."""
+
+    def conditions(self) -> Sequence[ModelCondition]:
+        """How each of several is; none where there is only one."""
+        return ()
+
+    @property
+    def starting(self) -> bool:
+        """Whether models are still being loaded that have to be there."""
+        return not self.present()
 
     @property
     @abstractmethod
@@ -196,3 +227,13 @@ class OneModel(Models):
         served, self._served = self._served, None
         if served is not None:
             await served.engine.aclose(timeout=timeout)
+
+
+def unknown_model(name: str) -> ApiError:
+    """No model has this name."""
+    return ApiError(
+        404,
+        f"The model {name!r:.100} does not exist: see GET /v1/models.",
+        param="model",
+        code="model_not_found",
+    )

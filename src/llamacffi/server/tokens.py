@@ -9,7 +9,9 @@ from fastapi.responses import Response
 
 from llamacffi import aio
 from llamacffi.server.answering import answered
+from llamacffi.server.describing import answers
 from llamacffi.server.models import ServedModel
+from llamacffi.server.schemas.answers import Content, Tokens
 from llamacffi.server.schemas.tokens import DetokenizeRequest, TokenizeRequest
 from llamacffi.server.state import State
 from llamacffi.vocab import Vocab
@@ -23,22 +25,22 @@ __all__ = ["add_tokens"]
 def add_tokens(router: APIRouter, state: State) -> None:
     """Add the routes."""
 
-    @router.post("/tokenize", response_model=None)
+    @router.post("/tokenize", response_model=None, responses=answers(Tokens))
     async def tokenize(asked: TokenizeRequest, request: Request) -> Response:
         """Turn a text into token ids."""
 
         async def ask(engine: AsyncEngine, _served: ServedModel) -> Any:
             # In a thread: a megabyte of text takes a while.
-            return await aio.run(_tokenized, engine.engine.model.vocab, asked)
+            return await aio.run(_tokenized, engine.model.vocab, asked)
 
         return await answered(state, request, asked.model, ask)
 
-    @router.post("/detokenize", response_model=None)
+    @router.post("/detokenize", response_model=None, responses=answers(Content))
     async def detokenize(asked: DetokenizeRequest, request: Request) -> Response:
         """Turn token ids into text."""
 
         async def ask(engine: AsyncEngine, _served: ServedModel) -> Any:
-            vocab = engine.engine.model.vocab
+            vocab = engine.model.vocab
             # As llama-server does, control tokens are spelled out.
             text = await aio.run(vocab.detokenize, asked.tokens, unparse_special=True)
             return {"content": text}

@@ -9,7 +9,9 @@ from fastapi.responses import Response
 
 from llamacffi.errors import ParameterError
 from llamacffi.server.answering import answered
+from llamacffi.server.describing import answers
 from llamacffi.server.models import ServedModel
+from llamacffi.server.schemas.answers import EmbeddingList, Ranking
 from llamacffi.server.schemas.vectors import EmbeddingRequest, RerankRequest
 from llamacffi.server.settings import Settings
 from llamacffi.server.state import State
@@ -23,7 +25,7 @@ __all__ = ["add_vectors"]
 def add_vectors(router: APIRouter, state: State) -> None:
     """Add the routes."""
 
-    @router.post("/v1/embeddings", response_model=None)
+    @router.post("/v1/embeddings", response_model=None, responses=answers(EmbeddingList))
     async def embeddings(asked: EmbeddingRequest, request: Request) -> Response:
         """Turn texts into vectors, in OpenAI's shapes."""
         several = isinstance(asked.input, list) and not all(
@@ -43,7 +45,7 @@ def add_vectors(router: APIRouter, state: State) -> None:
 
         return await answered(state, request, asked.model, ask)
 
-    @router.post("/v1/rerank", response_model=None)
+    @router.post("/v1/rerank", response_model=None, responses=answers(Ranking))
     @router.post("/rerank", response_model=None, include_in_schema=False)
     async def rerank(asked: RerankRequest, request: Request) -> Response:
         """Order documents by how well they answer a query, in Jina's shapes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from llamacffi.server.schemas.base import Items, Token
 from llamacffi.server.schemas.sampling import SampledRequest
@@ -14,6 +14,10 @@ Prompt = str | list[int]
 
 class CompletionRequest(SampledRequest):
     """Complete a text."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"prompt": "The capital of France is", "max_tokens": 8}]}
+    )
 
     prompt: str | Items[Token] | Items[str] | Items[Items[Token]] = Field(
         description="A text, token ids, or a list of either."

@@ -11,6 +11,7 @@ from llamacffi.errors import ParameterError
 from llamacffi.sampling.params import SamplingParams
 from llamacffi.sampling.seeds import RANDOM_SEED
 from llamacffi.server.schemas.base import Int32, Items, Number, Request
+from llamacffi.server.schemas.shapes import ResponseFormat, StreamOptions
 
 __all__ = ["FIELDS", "SampledRequest"]
 
@@ -40,10 +41,10 @@ class SampledRequest(Request):
     logit_bias: dict[str, Any] | list[Any] | None = Field(
         None, description="Token id to a number, or false for never; or pairs of them."
     )
-    stream_options: dict[str, Any] | None = Field(
+    stream_options: StreamOptions | None = Field(
         None, description='{"include_usage": true} for a last chunk with the usage.'
     )
-    response_format: dict[str, Any] | None = Field(
+    response_format: ResponseFormat | None = Field(
         None, description="text, json_object or json_schema."
     )
     json_schema: dict[str, Any] | bool | None = Field(

@@ -12,7 +12,9 @@ __all__ = ["DetokenizeRequest", "TokenizeRequest"]
 class TokenizeRequest(BaseModel):
     """Turn a text into token ids."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"content": "Hello world"}]}
+    )
 
     model: str | None = None
     content: str = Field(description="The text.")
@@ -24,7 +26,9 @@ class TokenizeRequest(BaseModel):
 class DetokenizeRequest(BaseModel):
     """Turn token ids into text."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"tokens": [1, 2, 3]}]}
+    )
 
     model: str | None = None
     tokens: Items[Token]

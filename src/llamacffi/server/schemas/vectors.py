@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from llamacffi.server.schemas.base import Items, Request, Token
 
@@ -13,6 +13,8 @@ __all__ = ["EmbeddingRequest", "RerankRequest"]
 
 class EmbeddingRequest(Request):
     """Turn texts into vectors."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"input": ["A cat.", "A dog."]}]})
 
     input: str | Items[Token] | Items[str] | Items[Items[Token]] = Field(
         description="A text, token ids, or a list of either."
@@ -23,6 +25,12 @@ class EmbeddingRequest(Request):
 
 class RerankRequest(Request):
     """Order documents by how well they answer a query."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"query": "What purrs?", "documents": ["A cat.", "A dog."]}]
+        }
+    )
 
     query: str
     documents: Items[str] = Field(min_length=1)
