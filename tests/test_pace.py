@@ -19,6 +19,7 @@ def test_a_step_takes_as_long_as_it_may() -> None:
     pace.learn(0, 100, 0.1)
     assert pace.rows(4) == 80  # what is left of the step beside the answers
     assert pace.rows(0) == 400  # nobody is in a hurry
+    assert pace.rows(0, n_prompts=2) == 100  # the other one is
 
 
 def test_the_answers_in_a_step_are_not_counted_as_prompts() -> None:
@@ -58,9 +59,10 @@ def test_shares_are_right(needs: list[int], rows: int) -> None:
     assert all(0 <= share <= need for share, need in zip(given_, needs, strict=True))
     assert sum(given_) == min(rows, sum(needs))  # nothing is left over that somebody wants
     if needs:
-        assert given_[0] >= min(needs[0], (rows + 1) // 2)
+        assert given_[0] >= min(needs[0], (rows + 3) // 4)
 
 
 def test_short_ones_come_before_long_ones() -> None:
-    assert shares([1000, 1000, 10, 20], 100) == [50, 20, 10, 20]
-    assert shares([10, 1000, 10], 100) == [10, 80, 10]
+    assert shares([1000, 1000, 10, 20], 100) == [70, 0, 10, 20]
+    assert shares([1000, 60, 60], 100) == [25, 60, 15]
+    assert shares([60, 60, 60], 80) == [60, 20, 0]

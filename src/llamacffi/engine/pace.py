@@ -8,7 +8,7 @@ __all__ = ["Pace", "shares"]
 
 FIRST_ROWS = 128  # as long as nothing is known
 LEAST_ROWS = 16
-# A step that only computes prompts may take longer: just newcomers wait for its end.
+# A step that only computes a prompt may take longer: just newcomers wait for its end.
 UNHURRIED = 4
 # How much the last measurement counts.
 NEWEST = 0.3
@@ -28,14 +28,20 @@ class Pace:
         self._answer_seconds: float | None = None
         self._row_seconds: float | None = None
 
-    def rows(self, n_answering: int) -> int:
-        """How many tokens of prompts may go into a step beside one for each answer."""
+    def rows(self, n_answering: int, n_prompts: int = 1) -> int:
+        """How many tokens of prompts may go into a step beside one for each answer.
+
+        Several prompts are taken a few at a time, also while nobody is answered: the first ones get
+        their answers sooner, and those who ask in step with each other do not stay so.
+        """
         most = self._n_batch - n_answering
         if self._row_seconds is None:
             return max(0, min(FIRST_ROWS, most))
-        seconds = self._step_seconds * UNHURRIED
+        seconds = self._step_seconds
         if n_answering:
-            seconds = self._step_seconds - (self._answer_seconds or 0.0)
+            seconds -= self._answer_seconds or 0.0
+        elif n_prompts == 1:
+            seconds *= UNHURRIED
         rows = int(min(seconds / self._row_seconds, self._n_batch))
         return max(0, min(max(rows, LEAST_ROWS), most))
 
@@ -63,8 +69,8 @@ def _mixed(before: float | None, now: float) -> float:
 def shares(needs: Sequence[int], rows: int) -> list[int]:
     """Divide a step among prompts.
 
-    The first one gets up to half, so that each is finished in the end; the rest goes to the
-    shortest ones, which are then out of the way; what is left over goes to the first again.
+    The shortest ones come first, which are then out of the way; but the one whose turn it is gets a
+    quarter in any case, so that each is finished in the end.
 
     Args:
         needs: How many tokens each lacks, in the order of their turn.
@@ -76,10 +82,11 @@ def shares(needs: Sequence[int], rows: int) -> list[int]:
     given = [0] * len(needs)
     if not needs:
         return given
-    first = given[0] = min(needs[0], (rows + 1) // 2)
-    left = rows - first
-    for place in sorted(range(1, len(needs)), key=lambda place: needs[place]):
-        given[place] = min(needs[place], left)
-        left -= given[place]
-    given[0] += min(needs[0] - first, left)
+    given[0] = min(needs[0], (rows + 3) // 4)
+    left = rows - given[0]
+    lacks = [needs[0] - given[0], *needs[1:]]
+    for place in sorted(range(len(needs)), key=lacks.__getitem__):
+        more = min(lacks[place], left)
+        given[place] += more
+        left -= more
     return given

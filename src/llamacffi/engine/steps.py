@@ -59,7 +59,7 @@ class Steps:
                 need = min(need, scored)
                 scored -= need
             needs.append(need)
-        rows = shares(needs, self._pace.rows(len(answering)))
+        rows = shares(needs, self._pace.rows(len(answering), len(prompts)))
         parts = [(request, 1) for request in answering]
         return parts + [(request, n) for request, n in zip(prompts, rows, strict=True) if n]
 
