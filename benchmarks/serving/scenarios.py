@@ -154,7 +154,7 @@ SCENARIOS = (
         "server_shared",
         "server, 16 clients, same 1000-token system prompt",
         clients=16,
-        requests=4,
+        requests=3,
         n_ctx=8 * 2048,
         shared_system=True,
         own_parallel=16,  # they share the prompt's cells, so more fit in the same memory
