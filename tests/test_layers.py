@@ -141,6 +141,17 @@ def test_cffi_stays_behind_the_border() -> None:
     assert not found
 
 
+def test_nothing_is_unpickled() -> None:
+    unpicklers = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
+    found = [
+        f"{path.relative_to(PACKAGE)}:{line}"
+        for path in modules()
+        for name, _, line in imports(parsed(path), path)
+        if name.split(".")[0] in unpicklers
+    ]
+    assert not found
+
+
 def test_hookspecs_import_pluggy_alone() -> None:
     path = PACKAGE / "hookspecs.py"
     roots = {name.split(".")[0] for name, _, _ in imports(parsed(path), path)}

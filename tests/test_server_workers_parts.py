@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from llamacffi import SamplingParams
 from llamacffi.errors import ParameterError
 from llamacffi.server import Settings
 from llamacffi.server.app import make_router
@@ -30,6 +31,7 @@ from llamacffi.server.workers.proxy import whole_events
 from llamacffi.server.workers.routes import ADDRESSES, address_of
 from llamacffi.server.workers.spec import WorkerSpec, WorkersPolicy
 from llamacffi.server.workers.upstream import LostError, UpstreamRequest, exchange
+from llamacffi.server.workers.wire import from_json, to_json
 from tests.conversations import system, user
 
 # -- choosing -------------------------------------------------------------------------------------
@@ -159,6 +161,27 @@ def test_policies_that_cannot_be(wrong: dict[str, Any]) -> None:
 def test_a_worker_is_not_told_the_keys() -> None:
     spec = WorkerSpec(Loading("x"), ("x",), Settings(api_keys=("secret-key",), per_key_max=1))
     assert b"secret-key" not in packed(spec.behind(1, "/x"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(),
+        Settings(page=None, tokens_max=5, cors_origins=("https://a.example",)),
+        Settings(
+            page=Path("/x"),
+            sampling=SamplingParams(
+                temperature=0.5, samplers=("top_k", "temperature"), logit_bias={7: -1.5},
+                dry_sequence_breakers=("\n",), json_schema={"type": "object"},
+            ),
+        ),
+    ],
+)  # fmt: skip
+def test_a_worker_is_told_all_the_rest(settings: Settings) -> None:
+    options = {"n_ctx": 512, "chat_format": None}
+    spec = WorkerSpec(Loading("x", {"backend": "cpu"}, options), ("x", "y"), settings, 10)
+    told = spec.behind(2, "/socket")
+    assert from_json(to_json(told)) == told
 
 
 # -- metrics --------------------------------------------------------------------------------------

@@ -7,13 +7,12 @@ closes, the supervisor is gone.
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import sys
 import threading
-from typing import cast
 
 from llamacffi.server.workers.spec import WorkerSpec
+from llamacffi.server.workers.wire import from_json, to_json
 
 __all__ = ["end_with_supervisor", "packed", "received"]
 
@@ -23,15 +22,13 @@ _SIZE_BYTES = 8
 
 def packed(spec: WorkerSpec) -> bytes:
     """What a supervisor writes into the pipe at first."""
-    contents = pickle.dumps(spec)
+    contents = to_json(spec)
     return len(contents).to_bytes(_SIZE_BYTES, "big") + contents
 
 
 def received() -> WorkerSpec:
     """What the supervisor wrote."""
-    size = int.from_bytes(_read(_SIZE_BYTES), "big")
-    # The pipe is the supervisor's: whoever writes there could as well write this program.
-    return cast("WorkerSpec", pickle.loads(_read(size)))  # noqa: S301
+    return from_json(_read(int.from_bytes(_read(_SIZE_BYTES), "big")))
 
 
 def _read(size: int) -> bytes:
