@@ -225,7 +225,10 @@ def test_a_template_of_another_form(llama: Llama, upstream: Any) -> None:
             chat_format=path / f"{name}.jinja",
         ) as other:  # fmt: skip
             history = [user("Hi"), assistant("Hello."), USER]
-            result = chat(other, history, **CALLING, tool_choice=CALLED, parallel_tool_calls=False)
+            result = chat(
+                other, history, **CALLING, tool_choice=CALLED, parallel_tool_calls=False,
+                enable_thinking=False,
+            )  # fmt: skip
             # The tokens may not do for the whole call, but for its beginning.
             (call,) = message_of(result)["tool_calls"]
             assert call["function"]["name"] == "get_weather"
