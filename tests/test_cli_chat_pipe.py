@@ -104,6 +104,8 @@ def test_ctrl_c_while_the_model_loads(monkeypatch: pytest.MonkeyPatch, model_pat
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
+    import llamacffi.chat  # noqa: F401 - it must not take the stand-in for the class, and keep it
+
     monkeypatch.setattr("llamacffi.model.Model", interrupted)
     result = CliRunner().invoke(main, ["chat", str(model_path), "-p", "x"])
     assert (result.exit_code, result.output) == (130, "")
