@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import logging
 import socket
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from fastapi import FastAPI
 
 from llamacffi import Model
 from llamacffi.engine import AsyncEngine
+from llamacffi.native.handle import live_handles
 from llamacffi.server import OneModel, Settings, create_app
 from llamacffi.server.ending import first_of
 from tests.completions import PROMPT
@@ -279,3 +282,19 @@ def test_a_key_file(tmp_path: Path, model_path: Path) -> None:
             headers = {"Authorization": f"Bearer{key and ' '}{key}"}
             assert httpx.get(f"{served.url}/v1/models", headers=headers).status_code == status
         assert served.terminate() == 0
+
+
+def test_logs_keep_no_answer(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    """A log record of a client that left, and is kept, holds nothing native."""
+    caplog.set_level(logging.INFO, "llamacffi.server")
+    before = live_handles()
+    with served.http.stream("POST", PATH, json={**LONG, "stream": True}) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+    eventually(lambda: any("ended early" in message for message in caplog.messages))
+
+    def is_as_before() -> bool:
+        gc.collect()
+        return live_handles() == before
+
+    eventually(is_as_before)

@@ -164,7 +164,7 @@ class ManyModels(Models):
             if isinstance(error, asyncio.CancelledError):
                 raise
             place.failed(error)
-            _log.error("The model %r could not be loaded: %s", place.spec.id, error)
+            _log.error("The model %r could not be loaded: %s", place.spec.id, str(error))
         else:
             place.loaded(ServedModel(engine, place.spec.id, place.spec.aliases))
             seconds = time.monotonic() - begun

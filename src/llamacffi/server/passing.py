@@ -62,7 +62,8 @@ class Passing:
         try:
             await self._app(scope, receive, sending)
         except ClientGoneError as gone:
-            _log.info("%s ended early: %s", passage.request_id, gone)
+            # Its words: logs are kept, and the frames of its traceback hold native objects.
+            _log.info("%s ended early: %s", passage.request_id, str(gone))
             status = CLIENT_CLOSED
         except Exception as error:
             _log.exception("%s failed", passage.request_id)
