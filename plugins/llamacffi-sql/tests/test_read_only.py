@@ -56,6 +56,7 @@ def allows(sql, whole):
         "SELECT a.x FROM a LEFT JOIN s.b AS c ON a.id=c.id AND NOT c.y IS NULL JOIN d USING (id);",
         "WITH old AS (SELECT * FROM pets WHERE age > -1) SELECT name FROM old;",
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n;",
+        "SELECT '[', '[[a]', '[''', '[a]' FROM pets;",
         "SELECT CASE WHEN age < 1.5 THEN 'it''s; young' ELSE \"old\" END FROM pets;",
         "SELECT name FROM pets WHERE age = (SELECT MAX(age) FROM pets) OR name NOT IN ('a', 'b');",
         "SELECT CAST(age AS DECIMAL(5, 2)), EXTRACT(YEAR FROM d), age::text FROM t;",
@@ -91,6 +92,9 @@ def test_queries(allows, text):
         "WITH a AS (SELECT 1) DELETE FROM pets;",
         "SELECT '\\''; DROP TABLE pets; -- ';",
         "SELECT `a;b`;",
+        "SELECT '[QUESTION]';",  # it would end the answer
+        "SELECT '[[/SQL]';",
+        "SELECT `[QUESTION]`;",
     ],
 )
 def test_anything_else(allows, text):
@@ -129,7 +133,7 @@ def test_whatever_the_model_writes_is_one_select(llama, sql, allows, seed):
     assert re.match(r"(SELECT|WITH)[ \n]", text)
     content = sql.parse(text)["content"]
     assert content == text.rstrip()
-    assert ";" not in re.sub("'[^']*'", "", content).removesuffix(";")
+    assert ";" not in re.sub("'[^']*('|$)", "", content).removesuffix(";")
     if choice["finish_reason"] == "stop":
         assert allows(text)
         assert sqlite3.complete_statement(text)
