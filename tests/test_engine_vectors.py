@@ -83,6 +83,7 @@ def test_callers_share_decodes(encoder: Model, vectors: list[Any]) -> None:
             thread.start()
         while len(engine._vectors._waiting) < len(TEXTS):
             threading.Event().wait(0.001)
+        assert engine._loop._errands.qsize() == 1  # one pack between two steps, whoever asks
         held.set()
         for thread in threads:
             thread.join()

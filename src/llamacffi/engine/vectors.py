@@ -52,6 +52,7 @@ class VectorDesk:
         self._lock = threading.Lock()
         self._made: Embedder | None = None
         self._waiting: list[_Entry] = []
+        self._asked = False  # an errand is on its way: one pack, however many ask, before a step
 
     @property
     def embedder(self) -> Embedder:
@@ -90,7 +91,7 @@ class VectorDesk:
         entries = [_Entry(tokens, news) for tokens in texts]
         with self._lock:
             self._waiting += entries
-        self._loop.run_errand(self._serve)
+        self._ask()
         try:
             self._wait(news, len(entries), timeout)
         finally:
@@ -125,6 +126,13 @@ class VectorDesk:
                 if call is not None:
                     call.check()
 
+    def _ask(self) -> None:
+        with self._lock:
+            if self._asked or not self._waiting:
+                return
+            self._asked = True
+        self._loop.run_errand(self._serve)
+
     def _forget(self, entries: list[_Entry]) -> None:
         ours = {id(entry) for entry in entries}
         with self._lock:
@@ -135,6 +143,7 @@ class VectorDesk:
     def _serve(self) -> None:
         """Compute the pack that the text which waits longest is in."""
         with self._lock:
+            self._asked = False
             window = self._waiting[:WINDOW]
         if not window:
             return
@@ -154,5 +163,4 @@ class VectorDesk:
         self._forget(entries)
         for entry in entries:
             entry.done(error)
-        if self._waiting:
-            self._loop.run_errand(self._serve)
+        self._ask()
