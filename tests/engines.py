@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,7 +42,7 @@ def settled(engine: Engine) -> EngineStats:
     return stats
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
+def wait_for(condition: Callable[..., bool]) -> None:
     """Wait for what another thread does; a hang is an error."""
     deadline = time.monotonic() + HANG_SECONDS
     while not condition():
@@ -89,7 +89,7 @@ class Running:
         self._threads: list[threading.Thread] = []
         self.results: dict[int, Any] = {}
 
-    def start(self, call: Callable[[], Any]) -> int:
+    def start(self, call: Callable[..., Any]) -> int:
         """Make a call in a thread; returns the number of its result."""
         number = len(self._threads)
 
@@ -112,7 +112,7 @@ class Running:
         return [self.results[number] for number in range(len(self._threads))]
 
 
-def together(calls: list[Callable[[], Any]]) -> list[Any]:
+def together(calls: Sequence[Callable[..., Any]]) -> list[Any]:
     """Make calls in threads, all at the same time."""
     running = Running()
     for call in calls:
@@ -125,20 +125,20 @@ def decoding(engine: Engine, instead: Callable[[Batch, Callable[[Batch], None]],
     """Let a function stand between the engine and its context: it may fail, or look."""
     context = engine.context
     real = context.decode
-    context.decode = lambda batch: instead(batch, real)  # type: ignore[method-assign]
+    context.decode = lambda batch: instead(batch, real)  # type: ignore[method-assign]  # it is the fault
     try:
         yield
     finally:
         del context.decode
 
 
-def held(engine: Engine, calls: list[Callable[[], Any]]) -> list[Any]:
+def held(engine: Engine, calls: Sequence[Callable[..., Any]]) -> list[Any]:
     """Make calls that are all in the line before the engine looks at any of them."""
     gate, running = Gate(), Running()
     running.start(lambda: complete(engine, [1], max_tokens=1, logits_processor=gate))
     assert gate.entered.wait(HANG_SECONDS)
     for count, call in enumerate(calls, 1):
         running.start(call)
-        wait_for(lambda count=count: engine.stats().n_waiting >= count)  # type: ignore[misc]
+        wait_for(lambda count=count: engine.stats().n_waiting >= count)
     gate.open()
     return running.join()[1:]

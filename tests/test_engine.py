@@ -73,7 +73,7 @@ def test_completions_are_those_of_llama(
         return complete(tiny, prompt, **parameters)["choices"]
 
     calls = [lambda prompt=prompt: whole(prompt) for prompt in PROMPTS]
-    for found, choices in zip(together(calls), wanted, strict=True):  # type: ignore[arg-type]
+    for found, choices in zip(together(calls), wanted, strict=True):
         assert_alike(found, choices)
     if "best_of" in parameters:
         return
@@ -86,7 +86,7 @@ def test_completions_are_those_of_llama(
         return [joined(iter(chunks), index) for index in range(n)]
 
     calls = [lambda prompt=prompt: streamed(prompt) for prompt in PROMPTS]
-    for found, choices in zip(together(calls), wanted, strict=True):  # type: ignore[arg-type]
+    for found, choices in zip(together(calls), wanted, strict=True):
         assert_alike(found, choices)
 
 
@@ -141,7 +141,7 @@ def test_chats_are_those_of_llama(
         exact_llama.reset()
         wanted.append(asked(exact_llama, word))
     calls = [lambda word=word: asked(tiny, word) for word in PROMPTS]
-    for found, choices in zip(together(calls), wanted, strict=True):  # type: ignore[arg-type]
+    for found, choices in zip(together(calls), wanted, strict=True):
         assert_alike(found, choices)
 
 
@@ -184,7 +184,7 @@ def test_all_architectures(tiny_models: dict[str, Model], architecture: str) -> 
 
         for _ in range(2):  # the second time, much of it is remembered
             calls = [lambda prompt=prompt: generated(prompt) for prompt in prompts]
-            assert together(calls) == wanted  # type: ignore[arg-type]
+            assert together(calls) == wanted
 
 
 # -- the real model -------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ def test_the_real_model_says_what_is_probable(model: Model) -> None:
             branch.generate(8, sampling=PLAIN)
             return n_prompt, branch.tokens
 
-        answers = together([lambda prompt=prompt: written(prompt) for prompt in prompts])  # type: ignore[misc]
+        answers = together([lambda prompt=prompt: written(prompt) for prompt in prompts])
     with model.context(
         n_ctx=128, n_threads=N_THREADS, n_outputs_max=64, flash_attention="off", **EXACT
     ) as context:
@@ -261,7 +261,7 @@ def test_the_smallest_engine(exact_llama: Llama) -> None:
     with engine_on(
         exact_llama.model, n_parallel=1, n_ctx=32, n_batch=8, step_seconds=1e-9
     ) as engine:
-        calls: list[Callable[[], Any]] = [
+        calls: list[Callable[..., Any]] = [
             lambda word=word: text_of(complete(engine, word)) for word in PROMPTS[:2]
         ]
         wanted = [text_of(alone(exact_llama, word)) for word in PROMPTS[:2]]

@@ -195,7 +195,7 @@ def test_too_many(exact_llama: Llama) -> None:
 
 def test_a_callback_cannot_run_a_loop_on_its_own_engine(engine: Engine, llm: AsyncEngine) -> None:
     def processor(tokens: Any, logits: Any) -> Any:
-        asyncio.run(llm.create_completion([6], max_tokens=1))  # type: ignore[arg-type]
+        asyncio.run(llm.create_completion([6], max_tokens=1))
         return logits
 
     async def main() -> None:
@@ -228,7 +228,7 @@ def test_several_loops_in_several_threads(exact_llama: Llama, llm: AsyncEngine) 
 
         return [text_of(result) for result in in_loop(main)]
 
-    found = together([lambda first=first: loop_of(first) for first in range(5, 13, 2)])  # type: ignore[misc]
+    found = together([lambda first=first: loop_of(first) for first in range(5, 13, 2)])
     assert [text for texts in found for text in texts] == wanted
 
 

@@ -62,7 +62,7 @@ def test_only_the_guilty_one_fails(
         with decoding(engine, Poison(raising(error))):
             prompts = [*PROMPTS, [5, BAD, 6], [*[8] * 30, BAD]]
             calls = [lambda p=prompt: complete(engine, p, **bias) for prompt in prompts]
-            *good, bad, worse = held(engine, calls)  # type: ignore[arg-type]
+            *good, bad, worse = held(engine, calls)
         assert [text_of(result) for result in good] == wanted
         assert type(bad) is type(worse) is error
         assert settled(engine).totals.failed == 2
@@ -98,7 +98,7 @@ def test_a_broken_context_is_renewed(tiny_models: dict[str, Model], architecture
     poison(engine.context)
     engine._loop._make_context = remade
     calls = [lambda p=prompt: complete(engine, p, **bias) for prompt in [*PROMPTS, [5, BAD, 6]]]
-    *good, bad = held(engine, calls)  # type: ignore[arg-type]
+    *good, bad = held(engine, calls)
     assert isinstance(bad, NativeError)
     assert [text_of(result) for result in good] == wanted
     assert text_of(complete(engine, PROMPTS[0], **bias)) == wanted[0]
@@ -122,7 +122,7 @@ def test_a_context_that_cannot_be_renewed_ends_the_engine(tiny_llama: Model) -> 
     def refuse() -> Any:
         raise MemoryError("no room")
 
-    context.decode = broken  # type: ignore[method-assign]
+    context.decode = broken  # type: ignore[method-assign]  # it is the fault
     engine._loop._make_context = refuse
     results = together([lambda: complete(engine, [5], n=3)] * 3)
     assert all(isinstance(result, ClosedError | NativeError) for result in results)

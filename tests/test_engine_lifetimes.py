@@ -293,7 +293,7 @@ def test_a_storm(tiny_models: dict[str, Model], architecture: str, seed: int) ->
         with decoding(engine, poison):
             running = Running()
             for number in range(6):
-                running.start(lambda n=number: client(n))  # type: ignore[misc]
+                running.start(lambda n=number: client(n))
             seen = [outcome for outcomes in running.join() for outcome in outcomes]
             assert len(seen) == 6 * 25
             assert {"done", "left", "DecodeError"} <= set(seen)

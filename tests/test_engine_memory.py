@@ -29,7 +29,7 @@ def test_a_beginning_is_computed_once(tiny_llama: Model) -> None:
 def test_a_beginning_is_computed_once_also_if_all_come_at_once(tiny_llama: Model) -> None:
     with engine_on(tiny_llama, n_parallel=8, n_ctx=512) as engine:
         calls = [lambda n=n: complete(engine, [*BEGINNING, n], max_tokens=2) for n in range(8)]
-        results = held(engine, calls)  # type: ignore[arg-type]
+        results = held(engine, calls)
         assert sorted(map(cached, results)) == [0] + [80] * 7
         totals = settled(engine).totals
         # Each its own last token and the first of its answer; and what held the engine.
@@ -73,7 +73,7 @@ def test_some_are_sent_back_and_all_finish_with_the_right_text(exact_llama: Llam
     wanted = [text_of(alone(exact_llama, prompt, max_tokens=60)) for prompt in prompts]
     with engine_on(exact_llama.model, n_parallel=8, n_ctx=256) as engine:
         calls = [lambda p=prompt: text_of(complete(engine, p, max_tokens=60)) for prompt in prompts]
-        assert held(engine, calls) == wanted  # type: ignore[arg-type]
+        assert held(engine, calls) == wanted
         totals = settled(engine).totals
     assert totals.preempted > 0
     assert totals.finished == 9
@@ -93,7 +93,7 @@ def test_streams_only_pause_when_they_are_sent_back(exact_llama: Llama) -> None:
             )
             return "".join(chunk["choices"][0]["text"] for chunk in chunks)
 
-        found = held(engine, [lambda n=n: streamed(n) for n in range(1, 5)])  # type: ignore[misc]
+        found = held(engine, [lambda n=n: streamed(n) for n in range(1, 5)])
         assert found == [text_of(result) for result in wanted]
         assert settled(engine).totals.preempted > 0
 
@@ -104,7 +104,7 @@ def test_scores_survive_a_full_memory(exact_llama: Llama) -> None:
     wanted = [alone(exact_llama, prompt, **parameters)["choices"][0] for prompt in prompts]
     with engine_on(exact_llama.model, n_ctx=256) as engine:
         calls = [lambda p=prompt: complete(engine, p, **parameters) for prompt in prompts]
-        for result, choice in zip(held(engine, calls), wanted, strict=True):  # type: ignore[arg-type]
+        for result, choice in zip(held(engine, calls), wanted, strict=True):
             (found,) = result["choices"]
             assert found["text"] == choice["text"]
             assert found["logprobs"]["token_logprobs"][1:] == pytest.approx(
@@ -120,7 +120,7 @@ def test_other_memories_that_are_full(tiny_models: dict[str, Model], architectur
         wanted = [text_of(complete(engine, prompt, max_tokens=80)) for prompt in prompts]
     with engine_on(model, n_parallel=4, n_ctx=256) as engine:
         calls = [lambda p=prompt: text_of(complete(engine, p, max_tokens=80)) for prompt in prompts]
-        assert together(calls) == wanted  # type: ignore[arg-type]
+        assert together(calls) == wanted
 
 
 def test_one_alone_may_use_everything(tiny_llama: Model) -> None:
@@ -129,7 +129,7 @@ def test_one_alone_may_use_everything(tiny_llama: Model) -> None:
             result = complete(engine, prompt, max_tokens=None)
             assert result["usage"]["total_tokens"] == 256
             assert result["choices"][0]["finish_reason"] == "length"
-        calls: list[Callable[[], Any]] = [
+        calls: list[Callable[..., Any]] = [
             lambda n=n: complete(engine, [n, *BEGINNING], max_tokens=None) for n in (3, 4, 5)
         ]
         assert [result["usage"]["total_tokens"] for result in together(calls)] == [256] * 3

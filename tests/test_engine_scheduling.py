@@ -80,8 +80,10 @@ def order_of(engine: Engine, requests: list[tuple[str, dict[str, Any]]]) -> list
 
         complete(engine.with_options(**options), name, max_tokens=1, logits_processor=note)
 
-    held(engine, [lambda name=name, options=options: call(name, options)
-                  for name, options in requests])  # type: ignore[misc]  # fmt: skip
+    held(
+        engine,
+        [lambda name=name, options=options: call(name, options) for name, options in requests],
+    )
     return order
 
 
@@ -110,7 +112,7 @@ def test_places_are_shared_out_among_all(tiny_llama: Model) -> None:
     """A place that becomes free goes to the next one, while the others run on."""
     with engine_on(tiny_llama, n_parallel=3) as engine:
         calls = [lambda n=n: complete(engine, [n], max_tokens=5 + n) for n in range(5, 15)]
-        results = held(engine, calls)  # type: ignore[arg-type]
+        results = held(engine, calls)
         assert [r["usage"]["completion_tokens"] for r in results] == list(range(10, 20))
         totals = settled(engine).totals
     # One after the other would be more than 145 steps.

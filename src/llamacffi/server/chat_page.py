@@ -50,8 +50,12 @@ def add_chat_page(app: FastAPI, folder: Path | None) -> None:
         app: The application.
         folder: The folder; nothing is served for None, or one that is not there.
     """
-    for path, name in _names_of(folder).items():
-        send = _sender(_Files(directory=folder), name)
+    names = _names_of(folder)
+    if not names:
+        return
+    files = _Files(directory=folder)
+    for path, name in names.items():
+        send = _sender(files, name)
         app.add_api_route(path, send, methods=["GET", "HEAD"], include_in_schema=False)
 
 

@@ -157,7 +157,12 @@ class OneModel(Models):
         self._failure: str | None = None
 
     @classmethod
-    def loaded(cls, engine: AsyncEngine, id: str, aliases: Sequence[str] = ()) -> OneModel:  # noqa: A002
+    def loaded(
+        cls,
+        engine: AsyncEngine,
+        id: str,  # noqa: A002 - OpenAI's word
+        aliases: Sequence[str] = (),
+    ) -> OneModel:
         """One that is there already."""
 
         async def load() -> AsyncEngine:

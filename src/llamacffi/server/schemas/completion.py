@@ -33,4 +33,4 @@ class CompletionRequest(SampledRequest):
         prompt = self.prompt
         if isinstance(prompt, str) or all(isinstance(part, int) for part in prompt):
             return [prompt]  # type: ignore[list-item]  # mypy does not see that all are integers
-        return list(prompt)  # type: ignore[arg-type]
+        return list(prompt)  # type: ignore[arg-type]  # nor that none is here
