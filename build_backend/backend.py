@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import mesonpy
 import source
+from compiler import prefer_clang
 from mesonpy import build_sdist, get_requires_for_build_sdist
 
 __all__ = [
@@ -23,21 +21,6 @@ __all__ = [
 
 ROOT = Path(__file__).parent.parent
 Settings = dict[str, Any] | None
-CLANG_VERSIONS = range(25, 15, -1)
-
-
-def prefer_clang() -> None:
-    """Build with clang where it is installed and CC does not say otherwise.
-
-    Its code for ggml's CPU kernels is faster than gcc's (docs/benchmarks.md has the figures).
-    """
-    if sys.platform != "linux" or os.environ.get("CC") or os.environ.get("CXX"):
-        return
-    for version in CLANG_VERSIONS:
-        c, cpp = shutil.which(f"clang-{version}"), shutil.which(f"clang++-{version}")
-        if c and cpp:
-            os.environ.update(CC=c, CXX=cpp)
-            return
 
 
 def get_requires_for_build_wheel(config_settings: Settings = None) -> list[str]:
