@@ -56,7 +56,7 @@ class BackendUnavailableError(LlamaCffiError):
     """The backend that was asked for cannot be used; the message lists every candidate and why."""
 
 
-class LibraryMismatchError(LlamaCffiError):
+class LibraryMismatchError(BackendUnavailableError):
     """A native library was built from other sources than this package's declarations."""
 
 

@@ -23,7 +23,7 @@ from llamacffi.errors import PluginError
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["PluginReport", "collect", "failure_of", "installed", "owner_of"]
+__all__ = ["PluginReport", "collect", "distribution_of", "failure_of", "installed", "owner_of"]
 
 logger = logging.getLogger("llamacffi.plugins")
 _Item = TypeVar("_Item")
@@ -145,6 +145,14 @@ def owner_of(item: object) -> str | None:
     """The plugin that registered this; None for what is built in."""
     owners = _found.owners if _found is not None else []
     return next((name for owned, name in owners if owned is item), None)
+
+
+def distribution_of(item: object) -> str | None:
+    """The distribution of the plugin that registered this, e.g. "llamacffi-vulkan 0.1.0"."""
+    name = owner_of(item)
+    if name is None or _found is None:
+        return None
+    return _found.reports[name].distribution
 
 
 def collect(hook: str, builtin: ModuleType, kind: type[_Item]) -> list[_Item]:

@@ -8,8 +8,18 @@ from types import ModuleType
 
 from llamacffi.backends.backend import Backend, BackendReport, Device, LibraryReport
 from llamacffi.backends.choice import AUTO, backends, choose
+from llamacffi.backends.files import libraries_of
 
-__all__ = ["AUTO", "Backend", "BackendReport", "Device", "LibraryReport", "backends", "choose"]
+__all__ = [
+    "AUTO",
+    "Backend",
+    "BackendReport",
+    "Device",
+    "LibraryReport",
+    "backends",
+    "choose",
+    "libraries_of",
+]
 
 
 class _CallableModule(ModuleType):

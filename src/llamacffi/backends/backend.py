@@ -16,7 +16,8 @@ class Backend:
     Attributes:
         name: What users write: `backend="vulkan"`. Lower case.
         find: Returns the candidate library files; called when backends are looked up.
-        priority: `backend="auto"` tries higher ones first. The CPU has 0, GPUs 100 and more.
+        priority: `backend="auto"` tries higher ones first. The CPU has 0, GPUs 100 and more
+            (docs/plugins.md has the list).
         device_types: A device of one of these types ("gpu", "igpu", "accel") must be there for
             the backend to be usable; empty for none, as on the CPU.
         remedy: What the user can do when it is unusable; shown in errors and reports.
@@ -58,6 +59,7 @@ class LibraryReport:
         usable: Whether it can be used on this machine.
         reason: Why not; None if it can.
         devices: What it can compute on; empty if it was not opened.
+        mismatch: Whether the reason is that it was built from other sources than this package.
     """
 
     path: Path
@@ -65,6 +67,7 @@ class LibraryReport:
     usable: bool
     reason: str | None = None
     devices: tuple[Device, ...] = ()
+    mismatch: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class BackendReport:
 
     Attributes:
         name: The backend's name.
-        installed: Whether any library of it is there.
+        installed: Whether any library of it is there, or a package that should have brought one.
         usable: Whether it would work if asked for.
         reason: Why not; None if it would.
         remedy: What to do about it; None if nothing is needed.

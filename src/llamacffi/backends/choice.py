@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llamacffi import plugins
-from llamacffi.backends import builtin
+from llamacffi.backends import builtin, faults
 from llamacffi.backends.backend import Backend, BackendReport, LibraryReport
 from llamacffi.backends.devices import devices
 from llamacffi.backends.known import REMEDIES
 from llamacffi.backends.probe import probe_library
 from llamacffi.backends.processor import missing_features
-from llamacffi.errors import BackendUnavailableError, LlamaCffiError
+from llamacffi.errors import BackendUnavailableError, LibraryMismatchError, LlamaCffiError
 from llamacffi.native.library import Library, LibraryInfo, open_library, read_info
 
 __all__ = ["AUTO", "backends", "choose"]
@@ -48,11 +48,25 @@ class _Offer:
     def remedy(self) -> str:
         return next((offer.remedy for offer in reversed(self.offers) if offer.remedy), "")
 
-    def candidates(self, variant: str = "") -> list[LibraryInfo]:
-        """The library files, the one that asks most of the processor first."""
-        found = {path.resolve(): read_info(path) for offer in self.offers for path in offer.find()}
-        wanted = [info for info in found.values() if not variant or info.variant == variant]
-        return sorted(wanted, key=lambda info: (-len(info.features), info.variant, str(info.path)))
+    @property
+    def strangers(self) -> list[str]:
+        """The distributions other than llamacffi that registered it, with their versions."""
+        packages = dict.fromkeys(faults.package_of(offer) for offer in self.offers)
+        return [package for package in packages if package != faults.OWN]
+
+    def candidates(self, variant: str = "") -> list[tuple[LibraryInfo, str]]:
+        """The library files and whose they are, the one that asks most of the processor first."""
+        found = {
+            path.resolve(): (read_info(path), faults.package_of(offer))
+            for offer in self.offers
+            for path in offer.find()
+        }
+        wanted = [pair for pair in found.values() if not variant or pair[0].variant == variant]
+        return sorted(wanted, key=lambda pair: _rank(pair[0]))
+
+
+def _rank(info: LibraryInfo) -> tuple[int, str, str]:
+    return -len(info.features), info.variant, str(info.path)
 
 
 def _offers() -> dict[str, _Offer]:
@@ -75,7 +89,7 @@ def choose(name: str = AUTO) -> Library:
     Raises:
         BackendUnavailableError: Nothing fits; the message lists every candidate, why it cannot
             be used, and what to do.
-        LibraryMismatchError: A library was built from other sources than this package.
+        LibraryMismatchError: It is installed, but built from other sources than this package.
         PluginError: The backend's plugin is installed but broken.
     """
     path = os.environ.get(LIBRARY_VARIABLE)
@@ -119,7 +133,8 @@ def _choose_named(name: str) -> Library:
     report = _report(offer, variant)
     if report.library is None:
         tried = "; ".join(f"{lib.path.name}: {lib.reason}" for lib in report.libraries)
-        raise BackendUnavailableError(
+        refusal = LibraryMismatchError if _mismatched(report) else BackendUnavailableError
+        raise refusal(
             f"Backend {name!r} was asked for and cannot be used: {report.reason}."
             + (f" Tried: {tried}." if len(report.libraries) > 1 else "")
             + (f" To use it: {report.remedy}" if report.remedy else "")
@@ -134,6 +149,9 @@ def _choose_best() -> Library:
         report = _report(offer)
         if report.library is None:
             passed_over.append(f"{report.name}: {report.reason}")
+            if _mismatched(report) or (report.installed and not report.libraries):
+                # No reason to fail, since another works; but nobody installed it for this.
+                logger.warning("%s", report)
             continue
         logger.info(
             "Chose backend %r (%s).%s",
@@ -148,6 +166,10 @@ def _choose_best() -> Library:
     )
 
 
+def _mismatched(report: BackendReport) -> bool:
+    return report.library is None and any(library.mismatch for library in report.libraries)
+
+
 def _summary() -> str:
     return "; ".join(
         f"{report.name} ({'usable' if report.usable else report.reason})" for report in backends()
@@ -158,42 +180,53 @@ def _report(offer: _Offer, variant: str = "", probe: bool = False) -> BackendRep
     """Try the candidates, best first, up to the first that works; the rest only on paper."""
     reports: list[LibraryReport] = []
     chosen: LibraryReport | None = None
-    for info in offer.candidates(variant):
-        reports.append(_try(info, offer.device_types, probe, open_it=chosen is None or probe))
-        if chosen is None and reports[-1].usable:
-            chosen = reports[-1]
+    remedy = offer.remedy
+    for info, package in offer.candidates(variant):
+        tried = _try(info, package, offer.device_types, probe, open_it=chosen is None or probe)
+        reports.append(tried)
+        if chosen is None and tried.usable:
+            chosen = tried
+        if tried.mismatch:
+            remedy = faults.update(package)
     reason = None
     if not reports:
-        every = ", ".join(info.variant for info in offer.candidates() if info.variant)
-        reason = (
-            f"there is no variant {variant!r}, only {every}" if every else "no library is installed"
-        )
+        every = ", ".join(info.variant for info, _ in offer.candidates() if info.variant)
+        if every:
+            reason, remedy = f"there is no variant {variant!r}, only {every}", ""
+        else:
+            reason, remedy = faults.missing(offer.strangers, remedy)
     elif chosen is None:
-        reason = reports[0].reason
+        reason = next((tried.reason for tried in reports if tried.mismatch), reports[0].reason)
     return BackendReport(
         name=offer.name,
-        installed=bool(reports),
+        installed=bool(reports or offer.strangers),
         usable=chosen is not None,
         reason=reason,
-        remedy=None if chosen or (variant and not reports) else offer.remedy,
+        remedy=None if chosen else remedy or None,
         library=chosen,
         libraries=tuple(reports),
     )
 
 
 def _try(
-    info: LibraryInfo, device_types: frozenset[str], probe: bool, open_it: bool
+    info: LibraryInfo, package: str, device_types: frozenset[str], probe: bool, open_it: bool
 ) -> LibraryReport:
     lacking = missing_features(info.features)
     if lacking:
         reason = f"the processor lacks {', '.join(lacking)}"
         return LibraryReport(info.path, info.variant, usable=False, reason=reason)
+    other = faults.another_commit(info, package)
+    if other:
+        return LibraryReport(info.path, info.variant, usable=False, reason=other, mismatch=True)
     if not open_it:
         return LibraryReport(info.path, info.variant, usable=True)
     try:
         found = probe_library(info.path) if probe else devices(open_library(info.path))
     except LlamaCffiError as error:
-        return LibraryReport(info.path, info.variant, usable=False, reason=str(error))
+        mismatch = isinstance(error, LibraryMismatchError)
+        return LibraryReport(
+            info.path, info.variant, usable=False, reason=str(error), mismatch=mismatch
+        )
     if device_types and not any(device.type in device_types for device in found):
         reason = (
             f"the library works, but finds no device of type {' or '.join(sorted(device_types))}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llamacffi.backends.backend import Device
 from llamacffi.backends.devices import devices
-from llamacffi.errors import BackendUnavailableError, LlamaCffiError
+from llamacffi.errors import BackendUnavailableError, LibraryMismatchError, LlamaCffiError
 from llamacffi.native.library import open_library
 
 __all__ = ["probe_library"]
@@ -21,6 +21,7 @@ def probe_library(path: Path) -> tuple[Device, ...]:
     """Open a library in a child process and return the devices it finds.
 
     Raises:
+        LibraryMismatchError: It was built from other sources than this package.
         BackendUnavailableError: It could not be opened, crashed, or did not answer in time.
     """
     import signal
@@ -42,7 +43,8 @@ def probe_library(path: Path) -> tuple[Device, ...]:
         tail = child.stderr.strip().splitlines()[-1:] or ["no output"]
         raise BackendUnavailableError(f"{path.name} could not be tried: {tail[0]}") from None
     if "error" in answer:
-        raise BackendUnavailableError(answer["error"])
+        refusal = LibraryMismatchError if answer["mismatch"] else BackendUnavailableError
+        raise refusal(answer["error"])
     return tuple(Device(**device) for device in answer["devices"])
 
 
@@ -50,7 +52,8 @@ def _main(path: str) -> None:
     try:
         found = devices(open_library(Path(path)))
     except LlamaCffiError as error:
-        answer: dict[str, object] = {"error": str(error)}
+        mismatch = isinstance(error, LibraryMismatchError)
+        answer: dict[str, object] = {"error": str(error), "mismatch": mismatch}
     else:
         answer = {"devices": [asdict(device) for device in found]}
     sys.stdout.write(json.dumps(answer) + "\n")
