@@ -3,7 +3,7 @@
 Upstream's CMake globs the model sources and sets its versions in CMakeLists.txt. Reading both
 here keeps an upgrade of llama.cpp from editing the overlay.
 
-Usage: describe.py sources FOLDER | describe.py version CMAKE_FILE PREFIX
+Usage: describe.py sources FOLDER [SUFFIX] | describe.py version CMAKE_FILE PREFIX
 """
 
 import re
@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 
-def sources(folder: str) -> list[str]:
-    """The C++ sources directly in a folder, sorted, relative to the tree."""
-    return sorted(path.as_posix() for path in Path(folder).glob("*.cpp"))
+def sources(folder: str, suffix: str = ".cpp") -> list[str]:
+    """The sources directly in a folder, sorted, as relative as the folder."""
+    return sorted(path.as_posix() for path in Path(folder).glob(f"*{suffix}"))
 
 
 def version(cmake_file: str, prefix: str) -> list[str]:
