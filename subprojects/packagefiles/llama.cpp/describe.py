@@ -18,7 +18,7 @@ def sources(folder: str, suffix: str = ".cpp") -> list[str]:
 
 
 def cuda_sources(folder: str, *attention_pairs: str) -> list[str]:
-    """The sources of ggml-cuda, relative to its folder: attention only for the given pairs of types."""
+    """The sources of ggml-cuda, relative to its folder: attention for the given pairs of types."""
     here = Path(folder)
     vectors = {f"fattn-vec-instance-{pair}.cu" for pair in attention_pairs}
     instances = [

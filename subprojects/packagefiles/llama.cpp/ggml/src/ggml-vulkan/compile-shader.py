@@ -1,6 +1,7 @@
 """Run vulkan-shaders-gen for one shader, or take what it made of the same input before.
 
-Usage: compile-shader.py --definitions TEXT -- GENERATOR --glslc PROGRAM --source FILE ... --target-cpp FILE
+Usage: compile-shader.py --definitions TEXT --
+       GENERATOR --glslc PROGRAM --source FILE ... --target-cpp FILE
 
 With LLAMACFFI_SHADER_CACHE, the name of a folder, what is made is kept there, under a digest of all
 shaders, of the generator's source, of what it was compiled with, and of the compiler's version.
