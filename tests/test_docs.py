@@ -210,7 +210,7 @@ def test_the_example_plugin_works(model_path: Path, tmp_path: Path) -> None:
 
     used = run(tmp_path / "use.py", **found_in)
     assert "SamplerChain(avoid(word='city') -> greedy())" in used
-    assert "tuned: not installed" in used
+    assert "tuned: unusable (llamacffi-example 1.0 has no library of it)" in used
     assert "put a library built by llamacffi's Meson files" in used
 
     cpu = next(report for report in llamacffi.backends() if report.name == "cpu")

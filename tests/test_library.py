@@ -106,6 +106,17 @@ def test_file_that_is_no_library(tmp_path: Path) -> None:
         open_library(path)
 
 
+@pytest.mark.parametrize("length", [70, 5_000, 1_000_000, 4_000_000])
+def test_library_that_is_cut_short(cpu_library: Library, tmp_path: Path, length: int) -> None:
+    """The loader would map it, and the process would die of SIGBUS at the first missing page."""
+    path = tmp_path / "libllama-cpu-short.so"
+    path.write_bytes(cpu_library.path.read_bytes()[:length])
+    with pytest.raises(
+        BackendUnavailableError, match=r"libllama-cpu-short.so is cut short.*Reinst"
+    ):
+        open_library(path)
+
+
 def test_library_that_is_not_ours(tmp_path: Path) -> None:
     source = tmp_path / "other.c"
     source.write_text("int llama_version(void) { return 1; }\n")

@@ -43,3 +43,6 @@ def main(verbose: int) -> None:
     if verbose:
         level = logging.INFO if verbose == 1 else logging.DEBUG
         logging.basicConfig(level=level, format="%(name)s: %(message)s")
+    elif logging.lastResort is not None:
+        # Warnings to standard error: of a backend that was installed and is passed over.
+        logging.getLogger("llamacffi.backends").addHandler(logging.lastResort)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from llamacffi.errors import BackendUnavailableError, LibraryMismatchError, NativeError
+from llamacffi.native.elf import missing_bytes
 from llamacffi.native.handle import Handle
 from llamacffi.native.layout import differences
 from llamacffi.native.logs import NativeLog
@@ -42,15 +43,15 @@ def read_info(path: Path) -> LibraryInfo:
     """Read the description beside a library; a library without one is taken on trust."""
     try:
         described = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return LibraryInfo(
+            path,
+            str(described.get("backend") or ""),
+            str(described.get("variant") or ""),
+            str(described.get("commit") or ""),
+            frozenset(str(name) for name in described.get("features", ()) if name),
+        )
+    except (OSError, ValueError, AttributeError, TypeError):  # not there, or not what we write
         return LibraryInfo(path)
-    return LibraryInfo(
-        path,
-        str(described.get("backend", "")),
-        str(described.get("variant", "")),
-        str(described.get("commit", "")),
-        frozenset(name for name in described.get("features", ()) if name),
-    )
 
 
 class Library:
@@ -73,6 +74,12 @@ class Library:
         # Never unmapped: at the interpreter's exit a thread of ggml may still be inside.
         flags = self.ffi.RTLD_NOW | self.ffi.RTLD_LOCAL | getattr(self.ffi, "RTLD_NODELETE", 0)
         try:
+            absent = missing_bytes(path)
+            if absent:
+                raise BackendUnavailableError(
+                    f"{path.name} is cut short: its last {absent} bytes are missing. Reinstall the "
+                    "package that brought it."
+                )
             self.lib: Any = self.ffi.dlopen(str(path), flags)
         except OSError as failure:
             raise BackendUnavailableError(
