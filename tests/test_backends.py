@@ -7,14 +7,16 @@ import logging
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import llamacffi
+from llamacffi import plugins
 from llamacffi.backends import Backend, choose, processor
 from llamacffi.backends import builtin as builtin_backends
-from llamacffi.errors import BackendUnavailableError
+from llamacffi.errors import BackendUnavailableError, PluginError
 from llamacffi.native.library import read_info
 
 
@@ -151,6 +153,36 @@ def test_best_variant_is_the_one_with_most_features(
     monkeypatch.setattr("llamacffi.plugins.collect", _collect_from(lambda r: r(offered)))
     monkeypatch.setattr(processor, "processor_features", lambda: frozenset({"x", "y"}))
     assert choose("cpu").path == copies[1]
+
+
+def test_plugin_that_fails_to_find_its_libraries(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def find() -> list[Path]:
+        raise OSError("the disk is on fire")
+
+    class Plugin:
+        @staticmethod
+        @llamacffi.hookimpl
+        def register_backends(register: Callable[[Backend], None]) -> None:
+            register(Backend("lost", find, priority=500))
+
+    choose("cpu")  # plugins are looked for
+    found = plugins._plugins()
+    found.manager.register(Plugin, "lost")
+    found.reports["lost"] = plugins.PluginReport("lost", "llamacffi-lost 1.0", "lost")
+    try:
+        reports = {report.name: report for report in llamacffi.backends()}
+        assert not reports["lost"].usable
+        assert "llamacffi-lost 1.0 has no library of it" in str(reports["lost"])
+        assert reports["cpu"].usable
+        assert "failed in find of the backend 'lost': the disk is on fire" in caplog.text
+        assert choose("auto") is choose("cpu")
+        with pytest.raises(PluginError, match=r"'lost' .llamacffi-lost 1\.0.*OSError.*on fire"):
+            choose("lost")
+    finally:
+        found.manager.unregister(Plugin)
+        del found.reports["lost"]
 
 
 CRASHING = """

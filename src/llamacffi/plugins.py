@@ -23,7 +23,15 @@ from llamacffi.errors import PluginError
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["PluginReport", "collect", "distribution_of", "failure_of", "installed", "owner_of"]
+__all__ = [
+    "PluginReport",
+    "blame",
+    "collect",
+    "distribution_of",
+    "failure_of",
+    "installed",
+    "owner_of",
+]
 
 logger = logging.getLogger("llamacffi.plugins")
 _Item = TypeVar("_Item")
@@ -153,6 +161,19 @@ def distribution_of(item: object) -> str | None:
     if name is None or _found is None:
         return None
     return _found.reports[name].distribution
+
+
+def blame(item: object, doing: str, error: Exception) -> None:
+    """Report that something which a plugin registered raised, later than in its hook.
+
+    Raises:
+        Exception: The error itself, if no plugin registered the item.
+    """
+    name = owner_of(item)
+    if name is None or _found is None:
+        raise error
+    _found.report_failure(name, f"{doing}: {type(error).__name__}: {error}")
+    logger.warning("The plugin %r failed in %s: %s", name, doing, error)
 
 
 def collect(hook: str, builtin: ModuleType, kind: type[_Item]) -> list[_Item]:

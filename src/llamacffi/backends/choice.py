@@ -59,7 +59,7 @@ class _Offer:
         found = {
             path.resolve(): (read_info(path), faults.package_of(offer))
             for offer in self.offers
-            for path in offer.find()
+            for path in faults.libraries(offer)
         }
         wanted = [pair for pair in found.values() if not variant or pair[0].variant == variant]
         return sorted(wanted, key=lambda pair: _rank(pair[0]))
@@ -131,6 +131,8 @@ def _choose_named(name: str) -> Library:
             f"Backend {base!r} was asked for and {known} Found here: {_summary()}.{aside}"
         )
     report = _report(offer, variant)
+    if not report.libraries:
+        plugins.failure_of(base)
     if report.library is None:
         tried = "; ".join(f"{lib.path.name}: {lib.reason}" for lib in report.libraries)
         refusal = LibraryMismatchError if _mismatched(report) else BackendUnavailableError

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from llamacffi import __version__, plugins
 from llamacffi.backends.backend import Backend
 from llamacffi.native.library import LibraryInfo, declared_commit
 
-__all__ = ["OWN", "another_commit", "missing", "package_of", "update"]
+__all__ = ["OWN", "another_commit", "libraries", "missing", "package_of", "update"]
 
 OWN = f"llamacffi {__version__}"
 
@@ -14,6 +16,15 @@ OWN = f"llamacffi {__version__}"
 def package_of(backend: Backend) -> str:
     """The distribution that registered a backend, with its version: "llamacffi-vulkan 0.1.0"."""
     return plugins.distribution_of(backend) or OWN
+
+
+def libraries(backend: Backend) -> list[Path]:
+    """What `Backend.find` returns; nothing, and a mark on its plugin, if that raises."""
+    try:
+        return [Path(path) for path in backend.find()]
+    except Exception as error:  # whatever a stranger's function raises must not stop the rest
+        plugins.blame(backend, f"find of the backend {backend.name!r}", error)
+        return []
 
 
 def another_commit(info: LibraryInfo, package: str) -> str | None:
