@@ -90,6 +90,12 @@ def test_wheel_has_every_variant_and_nothing_of_the_build(wheel: Path) -> None:
     assert [name for name in names if name.endswith(unwanted)] == []
 
 
+def test_wheel_names_no_folder_of_the_machine_it_was_built_on(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    place = str(ROOT).encode()
+    assert [name for name in archive.namelist() if place in archive.read(name)] == []
+
+
 def test_generates_from_the_wheel_without_a_compiler(run: Run, model_path: Path) -> None:
     assert shutil.which("python") is not None
     command = ("llamacffi", "complete", model_path, "The capital of France is")
