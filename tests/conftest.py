@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -29,7 +30,7 @@ ROOT = Path(__file__).parent.parent
 # Threads that wait for each other are slow where other programs hold the cores: set 1 there.
 N_THREADS = int(os.environ.get("LLAMACFFI_TEST_THREADS", "2"))
 CLOSE = {"rtol": 2e-2, "atol": 5e-2}  # batches of other sizes add up in another order
-LEAK_PATIENCE_SECONDS = 2.0  # a thread that has just finished may still hold a reference
+LEAK_PATIENCE_SECONDS = 15.0  # a thread that is about to finish may still hold a reference
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -37,6 +38,11 @@ if TYPE_CHECKING:
     from tests.browser import ChatPage
 
 failed_key = pytest.StashKey[bool]()
+
+# A shell starts what is to run in the background with Ctrl-C ignored, and children inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 Continue = Callable[[Context, int], list[int]]
 
 

@@ -190,6 +190,7 @@ def test_fork(tiny_llama: Model) -> None:
         stream.close()
 
 
+@pytest.mark.alone  # Ctrl-C in pytest's own process, which must not be a worker of pytest-xdist
 def test_ctrl_c_in_a_thread_that_waits(tiny_llama: Model) -> None:
     with engine_on(tiny_llama) as engine:
         gate = Gate()

@@ -135,6 +135,7 @@ def _decode_in_thread(context: Context, errors: list[BaseException]) -> threadin
     return thread
 
 
+@pytest.mark.alone  # it measures how long closing takes
 @pytest.mark.parametrize("what", ["context", "model"])
 def test_close_while_another_thread_decodes(model_path: Path, what: str) -> None:
     model = Model(model_path, backend="cpu")
@@ -349,6 +350,7 @@ print("goes on", llama("Hello", max_tokens=2, temperature=0)["usage"]["completio
 """
 
 
+@pytest.mark.alone  # it measures how long it takes to stop
 def test_ctrl_c_during_a_long_decode(model_path: Path) -> None:
     code, out, err = _interrupted(CTRL_C_DECODE, model_path)
     assert code == 0, err

@@ -123,6 +123,7 @@ def test_running_requests_are_finished(engine: AsyncEngine) -> None:
     assert results[0].json()["usage"]["completion_tokens"] == 60
 
 
+@pytest.mark.alone  # it measures how long the server takes to stop
 def test_what_takes_too_long_is_told_so(served: Served) -> None:
     whole: list[httpx.Response] = []
     with httpx.Client(base_url=served.url, timeout=60) as client:

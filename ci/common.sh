@@ -1,0 +1,12 @@
+# What differs between the systems that the scripts run on. Sourced, not run.
+
+# The folder of an environment's programs.
+programs_of() {
+    if [ -d "$1/Scripts" ]; then echo "$1/Scripts"; else echo "$1/bin"; fi
+}
+
+# Install packages with apt-get, quietly; status 1 where there is none, or no right to use it.
+apt_install() {
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 1
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}

@@ -1,0 +1,86 @@
+"""The rows of the matrix: what is built and run for each backend, and on which platforms.
+
+This is the one place that says so. ci/matrix shows it, `ci/matrix run` and ci/backend do it,
+ci/suite and ci/plugins leave to it what belongs to a row, and tests/test_matrix.py holds it against
+Meson's options, the packages in plugins/ and the workflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+STEPS = ("prepare", "build", "load", "generate", "test")
+
+LINUX_X86, LINUX_ARM = "linux-x86_64", "linux-arm64"
+MACOS, WINDOWS = "macos-arm64", "windows-x86_64"
+PLATFORMS = (LINUX_X86, LINUX_ARM, MACOS, WINDOWS)
+LINUX = (LINUX_X86, LINUX_ARM)
+
+# How a row's libraries come to be; ci/row_steps.py has one function for each.
+SETUP = "setup"  # ci/setup: into the environment that everything else stands on
+WHEEL = "wheel"  # ci/wheel, and the wheel into an environment of its own
+OPTIONS = "options"  # the core built with other Meson options, into an environment of its own
+PACKAGE = "package"  # plugins/llamacffi-NAME into an environment of its own
+NOTHING = "nothing"  # it is in the library that ci/setup built
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row.
+
+    Attributes:
+        name: What `ci/backend NAME` takes; ci/tools/NAME prepares for it, if there is such a file.
+        what: One line about it.
+        build: One of the ways above.
+        backend: What `backend=` is when text is generated.
+        platforms: Where it is run by the workflow.
+        elsewhere: Why it is not on the other platforms.
+        until: The last step that is done, for platforms on which not all are.
+        programs: Names of which one must be on the PATH, where there is no ci/tools/NAME.
+        device: A check of ci/machine.py that the steps from "generate" on need.
+        unusable: A regular expression: the reason that "load" is to report without that device.
+        options: Meson's, for OPTIONS.
+        environment: Variables for every step after "prepare".
+        tests: What pytest gets: paths from the repository's root.
+    """
+
+    name: str
+    what: str
+    build: str
+    backend: str
+    platforms: tuple[str, ...] = PLATFORMS
+    elsewhere: str = ""
+    until: Mapping[str, str] = field(default_factory=dict)
+    programs: tuple[str, ...] = ()
+    device: str = ""
+    unusable: str = ""
+    options: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    tests: tuple[str, ...] = ()
+
+    @property
+    def package(self) -> str:
+        """The folder of its package; "" if it has none."""
+        return f"plugins/llamacffi-{self.name}" if self.build == PACKAGE else ""
+
+
+ROWS = (
+    Row(
+        "cpu",
+        "the CPU library for this processor, and the whole test suite",
+        SETUP,
+        "cpu",
+        until={WINDOWS: "generate"},  # the tests ask for signals, terminals and bash everywhere
+        tests=("tests",),
+    ),
+    Row(
+        "wheel",
+        "the wheel's CPU libraries, one for each level of instruction sets",
+        WHEEL,
+        "cpu",
+        platforms=(LINUX_X86, LINUX_ARM, MACOS),
+        elsewhere="ci/wheel makes no wheel there yet",
+        tests=("tests/test_packages.py",),
+    ),
+)
