@@ -33,6 +33,10 @@ def small(models: dict[str, Model]) -> Iterator[Context]:
         yield made
 
 
+def name_of(overflow: object) -> str:
+    return getattr(overflow, "__name__", str(overflow))
+
+
 def brief(messages: list[dict[str, Any]]) -> str:
     return f"{len(messages)} messages before."
 
@@ -59,7 +63,7 @@ def talk(session: ChatSession, n_tokens: int) -> list[tuple[int, int]]:
     return costs
 
 
-@pytest.mark.parametrize("overflow", ["drop", "shift", brief], ids=str)
+@pytest.mark.parametrize("overflow", ["drop", "shift", brief], ids=name_of)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_twenty_times_the_context(
     models: dict[str, Model], architecture: str, overflow: Any
@@ -106,7 +110,7 @@ def test_raise(small: Context) -> None:
     assert len(session.messages) == n_messages - 2
 
 
-@pytest.mark.parametrize("overflow", ["drop", "shift", "raise", brief], ids=str)
+@pytest.mark.parametrize("overflow", ["drop", "shift", "raise", brief], ids=name_of)
 def test_a_last_turn_that_does_not_fit(small: Context, overflow: Any) -> None:
     session = session_on(small, overflow=overflow, system=SYSTEM)
     session.ask("hello")

@@ -307,7 +307,9 @@ REFUSED: list[tuple[Any, set[str]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("schema", "pointers"), REFUSED, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(
+    ("schema", "pointers"), REFUSED, ids=[str(case[0])[:60] for case in REFUSED]
+)
 def test_refused(schema: Any, pointers: set[str]) -> None:
     assert set(refused(schema)) == pointers
 
