@@ -83,4 +83,27 @@ ROWS = (
         elsewhere="ci/wheel makes no wheel there yet",
         tests=("tests/test_packages.py",),
     ),
+    Row(
+        "vulkan",
+        "GPUs of any vendor; without one, Mesa's software driver computes",
+        PACKAGE,
+        "vulkan",
+        platforms=LINUX,
+        elsewhere="ci/tools/vulkan knows Debian and its children only",
+        environment={"GGML_VK_VISIBLE_DEVICES": "0"},  # a software driver only counts if it is named
+        tests=("plugins/llamacffi-vulkan/tests",),
+    ),
+    Row(
+        "cuda",
+        "NVIDIA GPUs; built for one architecture, run where there is a card",
+        PACKAGE,
+        "cuda",
+        platforms=LINUX,
+        elsewhere="NVIDIA has no toolkit for macOS, and on Windows it was not tried",
+        programs=("nvcc",),
+        device="NVIDIA card",
+        unusable="no CUDA device|finds no device",
+        environment={"LLAMACFFI_MESON_ARGS": "-Dgpu_architectures=86-real"},
+        tests=("plugins/llamacffi-cuda/tests",),
+    ),
 )
