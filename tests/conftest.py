@@ -6,7 +6,6 @@ import gc
 import importlib
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import platformdirs
 import pytest
 
 import llamacffi
@@ -24,6 +22,7 @@ from llamacffi import Context, Llama, Model
 from llamacffi.native.handle import live_handles
 from tests.chains import PROMPT
 from tests.engines import EXACT
+from tests.fetching import fetched
 from tests.tiny_models import ARCHITECTURES, Sizes, write_model
 
 ROOT = Path(__file__).parent.parent
@@ -210,10 +209,7 @@ def page(browser: Browser, page_url: str) -> Iterator[ChatPage]:
 @pytest.fixture(scope="session")
 def minilm() -> Path:
     """The folder of a real sentence encoder: model.gguf, and the files it was made from."""
-    folder = platformdirs.user_cache_path("llamacffi") / "all-minilm-l6-v2"
-    environment = os.environ | {"PYTHON": sys.executable}
-    subprocess.run([ROOT / "ci/minilm", folder], check=True, env=environment)
-    return folder
+    return fetched("minilm", "all-minilm-l6-v2")
 
 
 @pytest.fixture(scope="session")

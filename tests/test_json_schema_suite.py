@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 import jsonschema
-import platformdirs
 import pytest
 
 from llamacffi import Grammar, Model, SamplerChain
 from llamacffi.errors import SchemaError
 from tests import gbnf
+from tests.fetching import fetched
 
-ROOT = Path(__file__).parent.parent
 VALIDATORS = {
     "draft4": jsonschema.Draft4Validator,
     "draft6": jsonschema.Draft6Validator,
@@ -34,10 +30,7 @@ ENFORCED = {"draft4": 110, "draft6": 155, "draft7": 170, "draft2019-09": 190, "d
 
 @pytest.fixture(scope="session")
 def suite() -> Path:
-    folder = Path(platformdirs.user_cache_dir("llamacffi")) / "json-schema-suite-4.26.0"
-    environment = os.environ | {"PYTHON": sys.executable}
-    subprocess.run([ROOT / "ci/json-schema-suite", folder], check=True, env=environment)
-    return folder / "tests"
+    return fetched("json-schema-suite", "json-schema-suite-4.26.0") / "tests"
 
 
 def texts(schema: Any) -> list[str]:
