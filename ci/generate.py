@@ -1,8 +1,8 @@
 """Print, as JSON, how a backend continues a prompt, always with the most probable token.
 
-    python ci/generate.py BACKEND [HOST:PORT ...]
+    python ci/generate.py BACKEND [NUMBER_OF_RPC_WORKERS]
 
-Run by ci/backend in the environment of a row; the addresses are those of RPC workers.
+Run by ci/backend in the environment of a row.
 """
 
 from __future__ import annotations
@@ -10,23 +10,32 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import llamacffi
 
+ROOT = Path(__file__).resolve().parent.parent
 PROMPT = "The capital of France is Paris. The capital of Italy is Rome. The capital of Germany is"
 N_TOKENS = 24
 
 
-def main(backend: str, *workers: str) -> None:
-    """Load the test model on a backend, generate, and print the text and the devices."""
+def main(backend: str, n_workers: int) -> None:
+    """Load the test model, generate, and print the text."""
     path = os.environ.get("LLAMACFFI_TEST_MODEL", "smollm2")
-    remote: dict[str, Any] = {"rpc_servers": list(workers)} if workers else {}
-    with llamacffi.Llama(path, backend=backend, n_ctx=128, n_gpu_layers=-1, **remote) as llama:
+    with ExitStack() as opened:
+        options: dict[str, Any] = {"n_ctx": 128, "n_gpu_layers": -1}
+        if n_workers:
+            sys.path.insert(0, str(ROOT))
+            from tests.rpc_servers import rpc_server
+
+            workers = [opened.enter_context(rpc_server()) for _ in range(n_workers)]
+            options["rpc_servers"] = [worker.endpoint for worker in workers]
+        llama = opened.enter_context(llamacffi.Llama(path, backend=backend, **options))
         made = llama.create_completion(PROMPT, max_tokens=N_TOKENS, temperature=0)
-        devices = [device.name for device in llama.model.available_devices]
-    print(json.dumps({"text": made["choices"][0]["text"], "devices": devices}))
+    print(json.dumps({"text": made["choices"][0]["text"]}))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 0)

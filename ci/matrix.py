@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import groupby
 
-from machine import CHECKS, this_platform
-from row_steps import FAILED, Result, do_row, tool_of, why_not
+from machine import this_platform
+from row_steps import FAILED, Result, do_row, missing_device, tool_of, why_not
 from rows import NOTHING, OPTIONS, PACKAGE, PLATFORMS, ROWS, SETUP, STEPS, WHEEL, Row
 
 _BY_NAME = {row.name: row for row in ROWS}
@@ -32,7 +32,7 @@ def plan(row: Row) -> dict[str, str]:
     """What is done in each step on this machine, or "skip: REASON"."""
     if reason := why_not(row):
         return {STEPS[0]: f"skip: {reason}"}
-    lacking = CHECKS[row.device]() if row.device else ""
+    lacking = missing_device(row)
     return {
         "prepare": f"ci/tools/{row.name}" if tool_of(row) else "-",
         "build": _built(row),

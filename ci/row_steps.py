@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from machine import CHECKS, missing_programs, this_platform
 from rows import NOTHING, OPTIONS, PACKAGE, SETUP, STEPS, WHEEL, Row
 
-__all__ = ["DONE", "FAILED", "SKIPPED", "Result", "do_row", "tool_of", "why_not"]
+__all__ = ["DONE", "FAILED", "SKIPPED", "Result", "do_row", "missing_device", "tool_of", "why_not"]
 
 ROOT = Path(__file__).resolve().parent.parent
 DONE, SKIPPED, FAILED = "done", "skipped", "FAILED"
@@ -56,6 +57,11 @@ def why_not(row: Row) -> str:
     if this_platform() not in row.platforms:
         return f"this is {this_platform()}: {row.elsewhere}"
     return "" if tool_of(row) else missing_programs(row.programs)
+
+
+def missing_device(row: Row) -> str:
+    """Why there is no device of the kind that a row needs to compute; "" if there is."""
+    return CHECKS[row.device]() if row.device else ""
 
 
 def python_of(place: Path) -> Path:
@@ -105,6 +111,8 @@ class _Doing:
     def prepare(self) -> str:
         """Run ci/tools/NAME, and take over what it exports."""
         self.environment |= self.row.environment
+        if missing_device(self.row):
+            self.environment |= self.row.without_device
         tool = tool_of(self.row)
         if tool is None:
             return "nothing to do"
@@ -125,8 +133,12 @@ class _Doing:
         return f"ci/tools/{tool.name}"
 
     def build(self) -> str:
-        """Build the libraries, and install them where the next steps find them."""
-        return _BUILDS[self.row.build](self)
+        """Build the libraries, install them where the next steps find them, and look at them."""
+        words = _BUILDS[self.row.build](self)
+        for script, *arguments in self.row.checks:
+            filled = [Template(argument).substitute(self.environment) for argument in arguments]
+            self.run(self.base, ROOT / script, *filled)
+        return ", ".join([words, *(script for script, *_ in self.row.checks)])
 
     def load(self) -> str:
         """Open the libraries; they are usable, or not, for the reason that is expected."""
@@ -135,8 +147,7 @@ class _Doing:
         report = found.get(self.row.backend)
         if report is None or not report["installed"]:
             raise _Failure(f"no library of {self.row.backend!r} is installed")
-        lacking = CHECKS[self.row.device]() if self.row.device else ""
-        if lacking:
+        if missing_device(self.row):
             reason = str(report["reason"])
             if report["usable"] or not re.search(self.row.unusable, reason):
                 raise _Failure(f"expected the reason {self.row.unusable!r}, found {reason!r}")
@@ -151,12 +162,12 @@ class _Doing:
     def generate(self) -> str:
         """Generate with each library that is usable; the text is the CPU's."""
         if not self.variants:
-            raise _Skip(CHECKS[self.row.device]())
+            raise _Skip(missing_device(self.row))
         script = ROOT / "ci/generate.py"
         expected = self.answer(self.base, script, "cpu")["text"]
         for variant in self.variants:
             name = f"{self.row.backend}:{variant}"
-            text = self.answer(self.python, script, name)["text"]
+            text = self.answer(self.python, script, name, self.row.workers)["text"]
             print(f"{name}: {text!r}", flush=True)
             if text != expected:
                 raise _Failure(f"{name} continues with {text!r}, the CPU with {expected!r}")

@@ -41,7 +41,10 @@ class Row:
         device: A check of ci/machine.py that the steps from "generate" on need.
         unusable: A regular expression: the reason that "load" is to report without that device.
         options: Meson's, for OPTIONS.
-        environment: Variables for every step after "prepare".
+        checks: Scripts that look at what was built, and their arguments, variables as in a shell.
+        workers: RPC workers on the loopback that the model is spread over.
+        environment: Variables for every step.
+        without_device: More of them where the device is not there.
         tests: What pytest gets: paths from the repository's root.
     """
 
@@ -56,7 +59,10 @@ class Row:
     device: str = ""
     unusable: str = ""
     options: tuple[str, ...] = ()
+    checks: tuple[tuple[str, ...], ...] = ()
+    workers: int = 0
     environment: Mapping[str, str] = field(default_factory=dict)
+    without_device: Mapping[str, str] = field(default_factory=dict)
     tests: tuple[str, ...] = ()
 
     @property
@@ -90,12 +96,12 @@ ROWS = (
         "vulkan",
         platforms=LINUX,
         elsewhere="ci/tools/vulkan knows Debian and its children only",
-        environment={"GGML_VK_VISIBLE_DEVICES": "0"},  # a software driver only counts if it is named
+        environment={"GGML_VK_VISIBLE_DEVICES": "0"},  # a software driver has to be named
         tests=("plugins/llamacffi-vulkan/tests",),
     ),
     Row(
         "cuda",
-        "NVIDIA GPUs; built for one architecture, run where there is a card",
+        "NVIDIA GPUs; without one, a sample of the kernels is built for one architecture",
         PACKAGE,
         "cuda",
         platforms=LINUX,
@@ -103,7 +109,12 @@ ROWS = (
         programs=("nvcc",),
         device="NVIDIA card",
         unusable="no CUDA device|finds no device",
-        environment={"LLAMACFFI_MESON_ARGS": "-Dgpu_architectures=86-real"},
+        checks=(("ci/cuda-objects", "$LLAMACFFI_BUILD_DIR"),),
+        environment={"LLAMACFFI_BUILD_DIR": "build-cuda"},
+        without_device={
+            "LLAMACFFI_BUILD_DIR": "build-cuda-sample",
+            "LLAMACFFI_MESON_ARGS": "-Dgpu_sample=true -Dgpu_architectures=86-real",
+        },
         tests=("plugins/llamacffi-cuda/tests",),
     ),
 )
