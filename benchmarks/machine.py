@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import os
 import platform
 import re
@@ -37,10 +38,33 @@ def load_average() -> float | None:
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
+def device_name(python: Path, backend: str) -> str:
+    """The first device of a backend, a GPU if there is one, as the llamacffi of an environment reports it.
+
+    Raises:
+        RuntimeError: The backend cannot be used there.
+    """
+    command = [str(python), "-m", "llamacffi", "backends", "--json"]
+    made = subprocess.run(command, capture_output=True, text=True, check=True)
+    report = next((each for each in json.loads(made.stdout) if each["name"] == backend), None)
+    if report is None or not report["usable"]:
+        reason = report["reason"] if report else "not known"
+        raise RuntimeError(f"The backend {backend} cannot be measured here: {reason}.")
+    found = report["library"]["devices"]
+    device = next((each for each in found if each["type"] != "cpu"), found[0])
+    return str(device["description"])
+
+
 def file_stem(facts: dict[str, object]) -> str:
-    """`<date>-<cpu>` for the results."""
-    cpu = re.sub(r"[^a-z0-9]+", "-", f"{facts['cpu']} {facts['processors']}x".lower()).strip("-")
-    return f"{str(facts['date']).split()[0]}-{cpu}"
+    """`<date>-<cpu>` for the results; `<backend>-<device>` where that is another one."""
+    if facts["backend"] != "cpu":
+        return f"{facts['backend']}-{_plain(str(facts['device']))}"
+    processor = _plain(f"{facts['cpu']} {facts['processors']}x")
+    return f"{str(facts['date']).split()[0]}-{processor}"
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def _first_line(*command: str) -> str:

@@ -112,6 +112,7 @@ METRICS = (
         prompts=prompts.SHORT,
         repetitions=len(prompts.SHORT),
     ),
+    Metric("load", "load a model", "ms", "load", (PEER,), (), repetitions=3),
     Metric(
         "start",
         "start of the process to first token",

@@ -25,8 +25,8 @@ BUSY = 0.5
 
 def main() -> int:
     options = parse_arguments()
-    facts = machine.describe()
-    subjects = from_setup(options.place.resolve(), options.library)
+    facts = machine.describe() | device_facts(options)
+    subjects = from_setup(options.place.resolve(), options.library, options.backend)
     facts |= {"threads": options.threads, "rounds": options.rounds, "model": options.model.name}
     facts["load average before"] = load = machine.load_average()
     if load is not None and load > BUSY:
@@ -62,6 +62,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, prog="ci/bench")
     parser.add_argument("--place", type=Path, required=True, help="the folder set up by ci/bench")
     parser.add_argument("--model", type=Path, required=True, help="SmolLM2-135M as GGUF")
+    parser.add_argument("--backend", default="cpu", help="the one that all were built for")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", type=lambda text: text.split(","), help=", ".join(names))
@@ -73,6 +74,12 @@ def parse_arguments() -> argparse.Namespace:
     if unknown:
         parser.error(f"no such measurement: {', '.join(unknown)}; there are {', '.join(names)}")
     return options
+
+
+def device_facts(options: argparse.Namespace) -> dict[str, object]:
+    """The backend, and its first device as llamacffi reports it."""
+    python = options.place.resolve() / "ours/bin/python"
+    return {"backend": options.backend, "device": machine.device_name(python, options.backend)}
 
 
 def model_of(metric: Metric, options: argparse.Namespace) -> Path:

@@ -81,14 +81,19 @@ def stock_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in left_out}
 
 
-def from_setup(place: Path, library: Path | None = None) -> dict[str, Subject]:
+def from_setup(
+    place: Path, library: Path | None = None, backend: str = "cpu"
+) -> dict[str, Subject]:
     """The three subjects as ci/bench sets them up.
 
     Args:
         place: The folder of ci/bench.
         library: Another library file for llamacffi.
+        backend: The one that all three were built for.
     """
-    override = {"LLAMACFFI_LIBRARY": str(library)} if library else {}
+    override = {"LLAMACFFI_BACKEND": backend}
+    if library:
+        override = {"LLAMACFFI_LIBRARY": str(library)}
     ours = _script(place / "ours/bin/python", "llamacffi_subject.py")
     peer = _script(place / "peer/bin/python", "llama_cpp_subject.py")
     upstream = _script(Path(sys.executable), "llama_bench_subject.py")

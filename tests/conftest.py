@@ -45,6 +45,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 Continue = Callable[[Context, int], list[int]]
 
 
+@pytest.fixture
+def own_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of the choice itself: the suite may run with another backend (ci/gpu)."""
+    monkeypatch.delenv("LLAMACFFI_BACKEND", raising=False)
+    monkeypatch.delenv("LLAMACFFI_LIBRARY", raising=False)
+
+
 @pytest.fixture(scope="session")
 def model_path() -> Path:
     """The real model: LLAMACFFI_TEST_MODEL, or the smallest alias, fetched once per user."""

@@ -19,6 +19,8 @@ from llamacffi.backends import builtin as builtin_backends
 from llamacffi.errors import BackendUnavailableError, PluginError
 from llamacffi.native.library import read_info
 
+pytestmark = pytest.mark.usefixtures("own_choice")
+
 
 def test_reports_say_what_is_usable_and_mend_what_is_not() -> None:
     reports = {report.name: report for report in llamacffi.backends()}

@@ -71,6 +71,7 @@ def test_a_seed_repeats(run: Run, tiny_path: Path) -> None:
     assert run(*command, "--seed", 1).stdout == first.stdout
 
 
+@pytest.mark.usefixtures("own_choice")
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -40,6 +40,7 @@ def test_parameters_change_no_result(tiny_path: Path, parameters: dict[str, Any]
         assert logits_of(tiny) == pytest.approx(logits_of(plain), abs=1e-2)
 
 
+@pytest.mark.usefixtures("own_choice")
 @pytest.mark.parametrize(
     ("parameters", "error"),
     [

@@ -29,7 +29,14 @@ def history(place: str) -> list[dict[str, Any]]:
 def settings(job: dict[str, Any]) -> dict[str, Any]:
     """The arguments for `Llama`."""
     threads = {"n_threads": job["threads"], "n_threads_batch": job["threads"]}
-    return {"model_path": job["model"], "n_ctx": N_CTX, "n_batch": 512, "verbose": False, **threads}
+    return {
+        "model_path": job["model"],
+        "n_ctx": N_CTX,
+        "n_batch": 512,
+        "n_gpu_layers": -1,
+        "verbose": False,
+        **threads,
+    }
 
 
 def turn(llm: Any, messages: list[dict[str, Any]], question: str = "") -> float:

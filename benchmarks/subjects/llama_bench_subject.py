@@ -12,6 +12,7 @@ n_prompt = len(job["prompts"][0]) if job["kind"] == "prompt" else 0
 n_generate = job["tokens"] if job["kind"] == "generate" else 0
 command = [job["executable"], "--model", job["model"], "--threads", str(job["threads"])]
 command += ["--n-prompt", str(n_prompt), "--n-gen", str(n_generate)]
+command += ["--n-gpu-layers", "99"]  # all, where there is a device
 command += ["--repetitions", str(job["repetitions"]), "--output", "json"]
 result = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
 (test,) = json.loads(result.stdout)

@@ -60,6 +60,8 @@ def feature(job: dict[str, Any]) -> None:
 job = timing.read_job()
 if job["kind"] == "import":
     timing.report([import_ms])
+elif job["kind"] == "load":
+    timing.load(llama_cpp.Llama, job)
 elif job["kind"] in ("structured", "logprobs", "processor", "lookup"):
     feature(job)
 elif job["kind"] in ("second_turn", "second_turn_ahead"):

@@ -67,6 +67,8 @@ FEATURES = ("structured", "structured_gbnf", "logprobs", "processor", "lookup")
 job = timing.read_job()
 if job["kind"] == "import":
     timing.report([import_ms])
+elif job["kind"] == "load":
+    timing.load(llamacffi.Llama, job)
 elif job["kind"] == "prompt":
     prompt(job)
 elif job["kind"] in sessions.KINDS:

@@ -40,8 +40,20 @@ def _settings(job: dict[str, Any]) -> dict[str, Any]:
         "n_batch": N_BATCH,
         "n_threads": job["threads"],
         "n_threads_batch": job["threads"],
+        "n_gpu_layers": -1,
         "verbose": False,
     }
+
+
+def load(make: Callable[..., Any], job: dict[str, Any]) -> None:
+    """Milliseconds that a model takes to load; the first one warms up."""
+    values = []
+    for _ in range(job["repetitions"] + 1):
+        begun = time.perf_counter()
+        llm = make(**settings(job))
+        values.append((time.perf_counter() - begun) * 1e3)
+        llm.close()
+    report(values[1:])
 
 
 def stream(llm: Any, prompt: list[int], tokens: int) -> tuple[float, float, str]:

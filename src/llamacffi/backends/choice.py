@@ -14,7 +14,7 @@ from pathlib import Path
 from llamacffi import plugins
 from llamacffi.backends import builtin, faults
 from llamacffi.backends.backend import Backend, BackendReport, LibraryReport
-from llamacffi.backends.devices import devices
+from llamacffi.backends.devices import devices, problem
 from llamacffi.backends.known import REMEDIES
 from llamacffi.backends.probe import probe_library
 from llamacffi.backends.processor import missing_features
@@ -223,16 +223,20 @@ def _try(
     if not open_it:
         return LibraryReport(info.path, info.variant, usable=True)
     try:
-        found = probe_library(info.path) if probe else devices(open_library(info.path))
+        if probe:
+            found, why = probe_library(info.path)
+        else:
+            library = open_library(info.path)
+            found, why = devices(library), problem(library)
     except LlamaCffiError as error:
         mismatch = isinstance(error, LibraryMismatchError)
         return LibraryReport(
             info.path, info.variant, usable=False, reason=str(error), mismatch=mismatch
         )
     if device_types and not any(device.type in device_types for device in found):
-        reason = (
-            f"the library works, but finds no device of type {' or '.join(sorted(device_types))}"
-        )
+        types = " or ".join(sorted(device_types))
+        reason = f"the library works, but finds no device of type {types}"
+        reason += f": {why}" if why else ""
         return LibraryReport(info.path, info.variant, usable=False, reason=reason, devices=found)
     return LibraryReport(info.path, info.variant, usable=True, devices=found)
 

@@ -7,7 +7,7 @@ from typing import Any
 from llamacffi.backends.backend import Device
 from llamacffi.native.library import Library
 
-__all__ = ["device_pointers", "devices"]
+__all__ = ["device_pointers", "devices", "problem"]
 
 # enum ggml_backend_dev_type
 _TYPES = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accel", 4: "meta"}
@@ -40,3 +40,20 @@ def devices(library: Library) -> tuple[Device, ...]:
             )
         )
     return tuple(found)
+
+
+def problem(library: Library) -> str:
+    """Why the library finds no device, in the words of its driver or loader; "" where none says so.
+
+    llama.cpp has no such function: our patches let a backend's registry answer to this name
+    (ggml_backend_reg_get_proc_address).
+    """
+    ffi, lib = library.ffi, library.lib
+    for index in range(lib.ggml_backend_reg_count()):
+        registry = lib.ggml_backend_reg_get(index)
+        address = lib.ggml_backend_reg_get_proc_address(registry, b"llamacffi_problem")
+        if address:
+            words = ffi.string(ffi.cast("const char *(*)(void)", address)())
+            if words:
+                return str(words.decode("utf-8", "replace"))
+    return ""

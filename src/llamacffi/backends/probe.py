@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from llamacffi.backends.backend import Device
-from llamacffi.backends.devices import devices
+from llamacffi.backends.devices import devices, problem
 from llamacffi.errors import BackendUnavailableError, LibraryMismatchError, LlamaCffiError
 from llamacffi.native.library import open_library
 
@@ -17,8 +17,8 @@ __all__ = ["probe_library"]
 TIMEOUT_SECONDS = 120.0  # a GPU driver may compile its shaders first
 
 
-def probe_library(path: Path) -> tuple[Device, ...]:
-    """Open a library in a child process and return the devices it finds.
+def probe_library(path: Path) -> tuple[tuple[Device, ...], str]:
+    """Open a library in a child process; return the devices it finds, and why if it finds none.
 
     Raises:
         LibraryMismatchError: It was built from other sources than this package.
@@ -45,17 +45,18 @@ def probe_library(path: Path) -> tuple[Device, ...]:
     if "error" in answer:
         refusal = LibraryMismatchError if answer["mismatch"] else BackendUnavailableError
         raise refusal(answer["error"])
-    return tuple(Device(**device) for device in answer["devices"])
+    return tuple(Device(**device) for device in answer["devices"]), str(answer["problem"])
 
 
 def _main(path: str) -> None:
     try:
-        found = devices(open_library(Path(path)))
+        library = open_library(Path(path))
+        found, why = devices(library), problem(library)
     except LlamaCffiError as error:
         mismatch = isinstance(error, LibraryMismatchError)
         answer: dict[str, object] = {"error": str(error), "mismatch": mismatch}
     else:
-        answer = {"devices": [asdict(device) for device in found]}
+        answer = {"devices": [asdict(device) for device in found], "problem": why}
     sys.stdout.write(json.dumps(answer) + "\n")
 
 

@@ -17,6 +17,13 @@
 namespace {
 
 constexpr const char * cublas_name = "libcublas.so." TEXT(CUBLAS_VER_MAJOR);
+#if CUBLAS_VER_MAJOR >= 13
+constexpr const char * cublas_package = "nvidia-cublas";
+constexpr const char * cublas_folder  = "/nvidia/cu" TEXT(CUBLAS_VER_MAJOR) "/lib/";
+#else
+constexpr const char * cublas_package = "nvidia-cublas-cu" TEXT(CUBLAS_VER_MAJOR);
+constexpr const char * cublas_folder  = "/nvidia/cublas/lib/";
+#endif
 
 struct opened {
     void *      handle = nullptr;
@@ -35,21 +42,26 @@ struct opened {
     }
 };
 
-// Packages of PyPI put cuBLAS into nvidia/cuNN/lib, beside the package that this library is in.
+// First PyPI's package of cuBLAS, which is beside the package that this library is in.
 std::vector<std::string> cublas_places() {
-    std::vector<std::string> places;
     if (const char * named = std::getenv("LLAMACFFI_CUBLAS")) {
         return {named};
     }
-    places.emplace_back(cublas_name);
-    Dl_info self;
-    if (dladdr(reinterpret_cast<const void *>(&cublas_places), &self) && self.dli_fname) {
-        std::string folder = self.dli_fname;  // PACKAGES/llamacffi_cuda/lib/libllama-cuda-*.so
-        for (int up = 0; up < 3; up++) {
-            folder.resize(folder.rfind('/') == std::string::npos ? 0 : folder.rfind('/'));
-        }
-        places.push_back(folder + "/nvidia/cu" TEXT(CUBLAS_VER_MAJOR) "/lib/" + cublas_name);
+    std::vector<std::string> places;
+    Dl_info                  self;
+    char *                   path = nullptr;
+    if (dladdr(reinterpret_cast<const void *>(&cublas_places), &self) != 0) {
+        path = realpath(self.dli_fname, nullptr);
     }
+    if (path) {
+        std::string folder = path;  // PACKAGES/llamacffi_cuda/lib/libllama-cuda-*.so
+        std::free(path);
+        for (int up = 0; up < 3 && !folder.empty(); up++) {
+            folder.resize(folder.rfind('/'));
+        }
+        places.push_back(folder + cublas_folder + cublas_name);
+    }
+    places.emplace_back(cublas_name);
     return places;
 }
 
@@ -72,21 +84,22 @@ std::string in_words(int version) {
 }
 
 std::string explain_devices() {
-    int  count  = 0;
-    auto status = cudaGetDeviceCount(&count);
+    int               count  = 0;
+    const cudaError_t status = cudaGetDeviceCount(&count);
     if (status == cudaSuccess && count > 0) {
         return "";
     }
-    int has = 0;
-    cudaDriverGetVersion(&has);
-    if (has == 0) {
-        return "no driver: " + driver().problem;
+    const std::string start = "no CUDA device: ";
+    int driver_version = 0;
+    cudaDriverGetVersion(&driver_version);
+    if (driver_version == 0) {
+        return start + "there is no driver (" + driver().problem + ")";
     }
     if (status == cudaErrorInsufficientDriver) {
-        return "the driver has CUDA " + in_words(has) + " and is older than the library, which needs " +
+        return start + "the driver is for CUDA " + in_words(driver_version) + ", the library needs one for CUDA " +
                in_words(CUDART_VERSION / 1000 * 1000) + " or newer";
     }
-    return status == cudaSuccess ? cudaGetErrorString(cudaErrorNoDevice) : cudaGetErrorString(status);
+    return start + cudaGetErrorString(status == cudaSuccess ? cudaErrorNoDevice : status);
 }
 
 }  // namespace
@@ -204,7 +217,7 @@ extern "C" const char * CUBLASWINAPI cublasGetStatusString(cublasStatus_t status
         return function(status);
     }
     static const std::string problem =
-        "this model needs cuBLAS, which cannot be opened (" + cublas().problem +
-        "). To install it: pip install nvidia-cublas; or name the file in LLAMACFFI_CUBLAS";
+        "this model needs cuBLAS, which cannot be opened (" + cublas().problem + "). To install it: pip install " +
+        cublas_package + "; or name the file in LLAMACFFI_CUBLAS";
     return problem.c_str();
 }
