@@ -7,6 +7,7 @@ killed it. With the argument "unchecked" the check before the load is left out, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -14,10 +15,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from llamacffi.backends import choose
 from llamacffi.context import Context
+from llamacffi.context_params import ContextParams
 from llamacffi.errors import LlamaCffiError
+from llamacffi.fitting import Fit, plan_memory
 from llamacffi.gguf_check import check_model_file
+from llamacffi.measuring import ModelSource
 from llamacffi.model import Model
+from llamacffi.model_params import ModelParams
 
 TEXT = "Once upon a time <|im_start|> é\0 123 \N{SNOWMAN}"
 N_CTX = 64
@@ -85,9 +91,18 @@ def outcome(path: str, checked: bool = True) -> dict[str, Any]:
     try:
         if checked:
             check_model_file(Path(path))
+        _plan(path)
         return {"file": path, "ok": True, **use(path)}
     except LlamaCffiError as error:
         return {"file": path, "ok": False, "error": type(error).__name__, "message": str(error)}
+
+
+def _plan(path: str) -> None:
+    """Fit it to the memory, which loads it without its weights; whatever is wrong is said later."""
+    fit = Fit(ContextParams(n_ctx="auto", n_threads=1), n_ctx_min=N_CTX)
+    source = ModelSource(choose("cpu"), [Path(path)])
+    with contextlib.suppress(LlamaCffiError):
+        plan_memory(source, ModelParams(), fit)
 
 
 def limit_resources() -> None:

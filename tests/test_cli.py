@@ -110,14 +110,16 @@ def test_inspecting(run: Run, model_path: Path) -> None:
     shown = run("inspect", model_path, "-c", 512, "--backend", "cpu")
     assert shown.exit_code == 0, shown.output
     assert "general.architecture = llama" in shown.stdout
-    assert "n_ctx=512" in shown.stdout
+    assert "n_ctx 512 (trained for 8192); fits" in shown.stdout
     assert "tokenizer.ggml.tokens = array of 49152 strings" in shown.stdout
     result = run("inspect", model_path, "--json", "--tensors")
     facts = json.loads(result.stdout)
     assert facts["n_tensors"] == len(facts["tensors"]) == 272
     assert facts["gguf_version"] == 3
     assert facts["n_params"] == sum(facts["types"].values())
-    assert facts["memory"]["total"] > facts["memory"]["weights"] > 90e6
+    (host,) = facts["memory"]["devices"]
+    assert host["free"] > host["needed"] > host["weights"] > 90e6
+    assert (facts["memory"]["n_ctx"], facts["memory"]["fits"]) == (8192, True)
     assert "blk.0.attn_q.weight" in run("inspect", model_path, "--tensors").stdout
 
 

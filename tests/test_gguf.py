@@ -1,4 +1,4 @@
-"""Headers of GGUF files: metadata in Python's types, tensors, and the memory estimate."""
+"""Headers of GGUF files: metadata in Python's types, and tensors."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ import pytest
 
 from llamacffi import Model
 from llamacffi.errors import ClosedError, ModelFormatError
-from llamacffi.estimate import estimate_memory
 from llamacffi.gguf import GGUFFile
 from llamacffi.native.library import Library
-from tests.tiny_models import ARCHITECTURES, write_model
 
 SCALARS: dict[str, Any] = {
     "uint8": 255, "int8": -128, "uint16": 65_535, "int16": -32_768, "uint32": 2**32 - 1,
@@ -78,30 +76,11 @@ def test_tensors(library: Library, every_type: Path) -> None:
 def test_the_real_model(library: Library, model: Model, model_path: Path) -> None:
     with GGUFFile(library, model_path) as file:
         metadata, tensors = file.metadata(), file.tensors()
-        estimate = estimate_memory(file, 0)
-        small = estimate_memory(file, 512)
     assert metadata["llama.block_count"] == model.n_layer
     assert metadata["tokenizer.ggml.tokens"] == "array of 49152 strings"
     assert metadata["tokenizer.chat_template"] == model.chat_template()
     assert sum(tensor.n_elements for tensor in tensors) == model.n_params
-    assert sum(tensor.size for tensor in tensors) == model.size == estimate.weights
-    assert estimate.n_ctx == model.n_ctx_train
-    per_token = 2 * 2 * model.n_layer * model.n_head_kv * (model.n_embd // model.n_head)
-    assert estimate.cache == 8192 * per_token
-    assert small.cache == 512 * per_token
-    assert small.total == small.weights + small.cache + small.compute < estimate.total
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_an_estimate_for_every_architecture(
-    library: Library, architecture: str, tmp_path: Path
-) -> None:
-    path = write_model(tmp_path / "tiny.gguf", architecture)
-    with GGUFFile(library, path) as file:
-        estimate = estimate_memory(file, 100)
-        assert 0 < estimate.weights <= path.stat().st_size
-        assert estimate.compute > 0
-        assert estimate.cache >= 0
+    assert sum(tensor.size for tensor in tensors) == model.size
 
 
 def test_after_close(library: Library, every_type: Path) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from llamacffi.batch import Batch as Batch
     from llamacffi.chat import ChatSession as ChatSession
     from llamacffi.context import Context as Context
+    from llamacffi.context_params import ContextParams as ContextParams
     from llamacffi.disk_cache import DiskPromptCache as DiskPromptCache
     from llamacffi.drafting import DraftModel as DraftModel
     from llamacffi.drafting import PromptLookup as PromptLookup
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
     from llamacffi.engine import Branch as Branch
     from llamacffi.engine import Engine as Engine
     from llamacffi.engine import EngineStats as EngineStats
+    from llamacffi.fitting import Fit as Fit
     from llamacffi.hookspecs import hookimpl as hookimpl
     from llamacffi.llama import Llama as Llama
     from llamacffi.memory import Memory as Memory
+    from llamacffi.memory_plan import MemoryPlan as MemoryPlan
     from llamacffi.model import Model as Model
     from llamacffi.prompt_cache import PromptCache as PromptCache
     from llamacffi.sampling import Grammar as Grammar
@@ -59,14 +62,17 @@ _HOMES = {
     "Branch": "engine",
     "ChatSession": "chat",
     "Context": "context",
+    "ContextParams": "context_params",
     "Device": "backends",
     "DiskPromptCache": "disk_cache",
     "DraftModel": "drafting",
     "Engine": "engine",
     "EngineStats": "engine",
+    "Fit": "fitting",
     "Grammar": "sampling",
     "Llama": "llama",
     "Memory": "memory",
+    "MemoryPlan": "memory_plan",
     "Model": "model",
     "NativeNode": "sampling",
     "PromptCache": "prompt_cache",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from llamacffi.backends import AUTO
+from llamacffi.context_memory import check_size, create_fitted, init_error
 from llamacffi.context_params import ContextParams
 from llamacffi.decoding import Decoding
 from llamacffi.errors import ContextInitError, UnsupportedError
+from llamacffi.fitting import MARGIN, N_CTX_MIN, Fit
 from llamacffi.memory import Memory
 from llamacffi.native.handle import Handle, Owner
 from llamacffi.state import States
@@ -58,7 +61,8 @@ class Context(Decoding, States, Owner):
     Args:
         model: The model.
         n_ctx: Tokens that it can hold, all sequences together; 0 for what the model was trained
-            for, which may need much memory.
+            for, which may need much memory; "auto" for as much of that as the free memory has
+            room for.
         n_batch: Most tokens in one decode; longer prompts are cut into several.
         n_ubatch: Most tokens computed at once; None for 512, or n_batch where the model has an
             encoder.
@@ -89,9 +93,12 @@ class Context(Decoding, States, Owner):
         yarn_beta_fast: YaRN low correction dimension; negative for the model's.
         yarn_beta_slow: YaRN high correction dimension; negative for the model's.
         yarn_orig_ctx: YaRN original context size; 0 for the model's.
+        n_ctx_min: The shortest that n_ctx="auto" comes to, if the model was trained for as much.
+        fit_margin: MiB that n_ctx="auto" leaves free on each device and on the host.
 
     Raises:
-        ContextInitError: These parameters do not work for the model, or need too much memory.
+        ContextInitError: These parameters do not work for the model.
+        DeviceMemoryError: Too little memory; with n_ctx="auto", for the shortest context.
         UnsupportedError: The model was loaded with vocab_only=True.
         ParameterError: An unknown choice.
     """
@@ -100,7 +107,7 @@ class Context(Decoding, States, Owner):
         self,
         model: Model,
         *,
-        n_ctx: int = 0,
+        n_ctx: int | str = 0,
         n_batch: int = 2048,
         n_ubatch: int | None = None,
         n_seq_max: int = 1,
@@ -127,6 +134,8 @@ class Context(Decoding, States, Owner):
         yarn_beta_fast: float = -1.0,
         yarn_beta_slow: float = -1.0,
         yarn_orig_ctx: int = 0,
+        n_ctx_min: int = N_CTX_MIN,
+        fit_margin: int = MARGIN,
     ) -> None:
         self.params = ContextParams(
             n_ctx=n_ctx,
@@ -162,7 +171,11 @@ class Context(Decoding, States, Owner):
         self._ffi, self._lib = library.ffi, library.lib
         self._error = library.new_error()
         self._state = self._ffi.new("struct llamacffi_progress *")
-        self._handle = self._create()
+        fit = Fit(self.params, fit_margin, n_ctx_min)
+        if n_ctx == AUTO and not model.params.vocab_only:
+            self._handle = create_fitted(model, fit, self._encodes, self._create_sized)
+        else:
+            self._handle = self._create()
         self._handle.keep_alive(self)
         pointer = self._handle.pointer
         self.n_ctx: int = self._lib.llama_n_ctx(pointer)
@@ -186,6 +199,14 @@ class Context(Decoding, States, Owner):
 
     # -- creating and closing ---------------------------------------------------------------
 
+    @property
+    def _encodes(self) -> bool:
+        return self.model.has_encoder or self.params.attention == "non-causal"
+
+    def _create_sized(self, n_ctx: int) -> Handle:
+        self.params = replace(self.params, n_ctx=n_ctx)
+        return self._create()
+
     def _create(self) -> Handle:
         if self.model.params.vocab_only:
             raise UnsupportedError(
@@ -193,20 +214,16 @@ class Context(Decoding, States, Owner):
                 "Load it without."
             )
         lib, parent = self._lib, self.model._handle
-        encodes = self.model.has_encoder or self.params.attention == "non-causal"
-        params = self.params.to_native(self.library, encodes)
+        params = self.params.to_native(self.library, self._encodes)
         self.n_outputs_max: int = params.n_outputs_max
-        self._check_size(params)
+        check_size(self.model, params)
         threads = max(params.n_threads, params.n_threads_batch)
         with parent.lock:
             context = lib.llamacffi_context_init(parent.pointer, params, self._state, self._error)
             self.library.log.drain()
             if not context:
-                raise ContextInitError(
-                    f"No context could be made of {self.model} with {self.params}: "
-                    f"{self.library.message(self._error) or 'no reason given'}. Correct the "
-                    "parameters, or lower n_ctx, n_batch or n_seq_max if memory is short."
-                )
+                message = self.library.message(self._error)
+                raise init_error(self.model, self.params, self._encodes, message)
             # Threads that live as long as the context: otherwise each token starts new ones.
             self._pool_params = self._ffi.new("struct ggml_threadpool_params *")
             lib.ggml_threadpool_params_init(self._pool_params, threads)
@@ -226,26 +243,6 @@ class Context(Decoding, States, Owner):
                 state.cancel = 1
 
             return Handle("context", context, destroy, parent, interrupt)
-
-    def _check_size(self, params: Any) -> None:
-        """Refuse a cache larger than the memory: Linux would grant it, and then kill us."""
-        model = self.model
-        n_ctx = params.n_ctx or model.n_ctx_train
-        if not (model.n_head and model.n_layer and model.n_ctx_train) or model.is_recurrent:
-            return
-        row = model.n_embd // model.n_head * model.n_head_kv
-        lib = self._lib
-        per_token = model.n_layer * sum(
-            lib.ggml_row_size(kind, 256) * row // 256 for kind in (params.type_k, params.type_v)
-        )
-        needed = n_ctx * per_token
-        there = max(device.memory_total for device in model.available_devices)
-        if model.n_swa == 0 and needed > there:
-            raise ContextInitError(
-                f"n_ctx={n_ctx} needs about {needed / 2**30:.1f} GiB for the cache; the largest "
-                f"memory here has {there / 2**30:.1f} GiB. Lower n_ctx, or use a smaller type_k "
-                "and type_v."
-            )
 
     def __repr__(self) -> str:
         return f"Context({self.model!r}, n_ctx={self.n_ctx}{', closed' if self.closed else ''})"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llamacffi.errors import ContextInitError
-from llamacffi.model_params import choice
+from llamacffi.model_params import choice, number_or_auto
 from llamacffi.native.library import Library
 
 __all__ = ["ContextParams", "default_threads"]
@@ -44,7 +44,7 @@ def default_threads() -> int:
 class ContextParams:
     """The parameters of `llama_init_from_model`; see `Context` for what each one means."""
 
-    n_ctx: int = 0
+    n_ctx: int | str = 0
     n_batch: int = 2048
     n_ubatch: int | None = None
     n_seq_max: int = 1
@@ -90,7 +90,8 @@ class ContextParams:
         params = library.ffi.new(
             "struct llama_context_params *", lib.llama_context_default_params()
         )
-        params.n_ctx = self._number("n_ctx", self.n_ctx, 0)
+        n_ctx = number_or_auto("n_ctx", self.n_ctx)
+        params.n_ctx = 0 if isinstance(n_ctx, str) else self._number("n_ctx", n_ctx, 0)
         params.n_batch = self._number("n_batch", self.n_batch, 1)
         wanted = self.n_ubatch or (self.n_batch if encodes else min(512, self.n_batch))
         params.n_ubatch = min(self._number("n_ubatch", wanted, 1), self.n_batch)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llamacffi.backends import AUTO
 from llamacffi.embedding import Embedder, Text, Truncate
 from llamacffi.embedding_shapes import check_encoding, embedding_result, rerank_result
 from llamacffi.errors import EmptyInputError, ParameterError
@@ -30,19 +31,21 @@ Texts = Text | Sequence[Text]
 class ContextSizes:
     """The sizes of a context, by the names of `Context`."""
 
-    n_ctx: int
+    n_ctx: int | str
     n_batch: int
     n_ubatch: int
     n_seq_max: int = 1
     n_outputs_max: int | None = None
 
     @classmethod
-    def for_embedding(cls, model: Model, n_ctx: int, n_batch: int, n_ubatch: int) -> ContextSizes:
+    def for_embedding(
+        cls, model: Model, n_ctx: int | str, n_batch: int, n_ubatch: int
+    ) -> ContextSizes:
         """The sizes for many texts at once, each of which may fill the context.
 
         An encoder sees all of a text at once, so n_batch and n_ubatch follow n_ctx.
         """
-        length = n_ctx or model.n_ctx_train
+        length = model.n_ctx_train if n_ctx in (0, AUTO) else int(n_ctx)
         n_batch, n_ubatch = min(n_batch, length), min(n_ubatch, length)
         if _is_encoder(model):
             n_batch = n_ubatch = min(length, model.n_ctx_train or length)

@@ -7,6 +7,8 @@ and `except FileNotFoundError` work as a Python programmer expects.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 __all__ = [
     "AdapterError",
     "BackendUnavailableError",
@@ -17,6 +19,7 @@ __all__ = [
     "ContextInitError",
     "DeadlineError",
     "DecodeError",
+    "DeviceMemoryError",
     "DownloadError",
     "EmptyInputError",
     "ForkedError",
@@ -114,6 +117,25 @@ class UnsupportedError(LlamaCffiError):
 
 class ContextInitError(LlamaCffiError):
     """A context could not be created with these parameters."""
+
+
+class DeviceMemoryError(ModelLoadError, ContextInitError):
+    """A device has too little memory for the model or the context.
+
+    Attributes:
+        needed: Bytes that were needed on each device, by its name; empty if nobody knows.
+        free: Bytes that were free on each of them.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        needed: Mapping[str, int] | None = None,
+        free: Mapping[str, int] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.needed = dict(needed or {})
+        self.free = dict(free or {})
 
 
 class DecodeError(LlamaCffiError):

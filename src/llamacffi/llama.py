@@ -11,14 +11,22 @@ from llamacffi.adapter import Adapter
 from llamacffi.backends import AUTO
 from llamacffi.chat_completing import ChatCompleting
 from llamacffi.context import Context
-from llamacffi.context_params import ATTENTION, CACHE_TYPES, POOLING, ROPE_SCALING
+from llamacffi.context_params import (
+    ATTENTION,
+    CACHE_TYPES,
+    POOLING,
+    ROPE_SCALING,
+    ContextParams,
+)
 from llamacffi.embedding import Embedder
 from llamacffi.embedding_front import ContextSizes, Embedding
 from llamacffi.errors import ParameterError, UnsupportedError
+from llamacffi.fitting import MARGIN, N_CTX_MIN, Fit
 from llamacffi.generation import Drafter, Generation, Step, run, run_drafted
 from llamacffi.job import Job
 from llamacffi.model import Model, Progress
-from llamacffi.model_params import SPLIT_MODES, MetadataValue
+from llamacffi.model_params import SPLIT_MODES, MetadataValue, number_or_auto
+from llamacffi.opening import open_fitted
 from llamacffi.prompt_cache import BasePromptCache
 from llamacffi.sampling.seeds import RANDOM_SEED
 from llamacffi.templates.choice import TemplateChoice
@@ -46,14 +54,15 @@ def _name(parameter: str, value: int | str | None, choices: Mapping[str, int], d
 class Llama(ChatCompleting, Embedding):
     """A model ready to complete text and to chat; takes llama-cpp-python's arguments.
 
-    Differences to llama-cpp-python: unknown arguments are an error; all layers go to the device
-    by default; flash attention is chosen by llama.cpp unless set; nothing is logged to standard
-    error unless `verbose`; numbers that name a choice can be given as names, too.
+    Differences to llama-cpp-python: unknown arguments are an error; as many layers as fit go to
+    the device by default; flash attention is chosen by llama.cpp unless set; nothing is logged to
+    standard error unless `verbose`; numbers that name a choice can be given as names, too.
 
     Args:
         model_path: A file, an alias ("smollm2"), or `hf:owner/repo/file.gguf`.
         backend: "auto", or a backend's name; see `llamacffi.backends()`.
-        n_gpu_layers: Layers on the device; -1 for all.
+        n_gpu_layers: Layers on the device; "auto" for as many as fit beside the context, -1 for
+            all, or an error if they do not fit.
         split_mode: How several GPUs share the model: "none", "layer", "row", "tensor".
         main_gpu: The GPU for split_mode "none".
         tensor_split: The proportion of the model for each GPU.
@@ -62,7 +71,8 @@ class Llama(ChatCompleting, Embedding):
         use_mlock: Keep the model from being swapped out.
         kv_overrides: GGUF metadata to change while loading.
         seed: Of the random numbers, where a call gives none.
-        n_ctx: Context length in tokens; 0 for the model's own.
+        n_ctx: Context length in tokens; 0 for the model's own, "auto" for as much of that as the
+            free memory has room for.
         n_batch: Most tokens in one decode.
         n_ubatch: Most tokens computed at once.
         n_threads: Threads for generation; None for one per physical core.
@@ -100,6 +110,8 @@ class Llama(ChatCompleting, Embedding):
             callable that gets the tokens so far (int32 array) and returns token ids.
         prompt_cache: Keeps prompts that are to be computed again later: `PromptCache()` in memory,
             `DiskPromptCache()` for other processes, too.
+        n_ctx_min: The shortest that n_ctx="auto" comes to, if the model was trained for as much.
+        fit_margin: MiB that "auto" leaves free on each device.
         progress: True for a progress bar while fetching and loading, or a callable.
 
     Raises: As `Model` and `Context`.
@@ -110,7 +122,7 @@ class Llama(ChatCompleting, Embedding):
         model_path: str | os.PathLike[str],
         *,
         backend: str = AUTO,
-        n_gpu_layers: int = -1,
+        n_gpu_layers: int | str = AUTO,
         split_mode: int | str = "layer",
         main_gpu: int = 0,
         tensor_split: Sequence[float] | None = None,
@@ -119,7 +131,7 @@ class Llama(ChatCompleting, Embedding):
         use_mlock: bool = False,
         kv_overrides: Mapping[str, MetadataValue] | None = None,
         seed: int = RANDOM_SEED,
-        n_ctx: int = 512,
+        n_ctx: int | str = 512,
         n_batch: int = 512,
         n_ubatch: int = 512,
         n_threads: int | None = None,
@@ -150,6 +162,8 @@ class Llama(ChatCompleting, Embedding):
         chat_format: TemplateChoice = None,
         draft_model: Drafter | None = None,
         prompt_cache: BasePromptCache | None = None,
+        n_ctx_min: int = N_CTX_MIN,
+        fit_margin: int = MARGIN,
         verbose: bool = False,
         progress: Progress = False,
     ) -> None:
@@ -165,59 +179,67 @@ class Llama(ChatCompleting, Embedding):
         self._chat_format = chat_format
         self._turn = Turn()
         load_modes = {(True, False): "auto", (True, True): "mmap+mlock", (False, True): "mlock"}
-        self.model = Model(
-            model_path,
-            backend=backend,
-            n_gpu_layers=n_gpu_layers,
-            split_mode=_name("split_mode", split_mode, SPLIT_MODES, "layer"),
-            main_gpu=main_gpu,
-            tensor_split=tensor_split,
-            vocab_only=vocab_only,
-            load_mode=load_modes.get((use_mmap, use_mlock), "none"),
-            metadata_overrides=kv_overrides,
-            progress=progress,
-        )
-        self._context: Context | None = None
-        if vocab_only:
+        shared: dict[str, Any] = {
+            "kv_unified": embedding,
+            "n_threads": n_threads,
+            "n_threads_batch": n_threads_batch,
+            "embeddings": embedding,
+            "pooling": _name("pooling_type", pooling_type, POOLING, "unspecified"),
+            "attention": _name("attention_type", attention_type, ATTENTION, "unspecified"),
+            "flash_attention": {None: "auto", True: "on", False: "off"}[flash_attn],
+            "type_k": _name("type_k", type_k, CACHE_TYPES, "f16"),
+            "type_v": _name("type_v", type_v, CACHE_TYPES, "f16"),
+            "swa_full": bool(swa_full),
+            "offload_kqv": offload_kqv,
+            "op_offload": op_offload is not False,
+            "no_perf": no_perf,
+            "rope_scaling": _name(
+                "rope_scaling_type", rope_scaling_type, ROPE_SCALING, "unspecified"
+            ),
+            "rope_freq_base": rope_freq_base,
+            "rope_freq_scale": rope_freq_scale,
+            "yarn_ext_factor": yarn_ext_factor,
+            "yarn_attn_factor": yarn_attn_factor,
+            "yarn_beta_fast": yarn_beta_fast,
+            "yarn_beta_slow": yarn_beta_slow,
+            "yarn_orig_ctx": yarn_orig_ctx,
+        }
+
+        def load(fit: Fit) -> Model:
+            return Model(
+                model_path,
+                backend=backend,
+                n_gpu_layers=n_gpu_layers,
+                split_mode=_name("split_mode", split_mode, SPLIT_MODES, "layer"),
+                main_gpu=main_gpu,
+                tensor_split=tensor_split,
+                vocab_only=vocab_only,
+                load_mode=load_modes.get((use_mmap, use_mlock), "none"),
+                metadata_overrides=kv_overrides,
+                fit=fit,
+                progress=progress,
+            )
+
+        def make(model: Model) -> Context | None:
+            if vocab_only:
+                return None
+            if embedding:
+                sizes = ContextSizes.for_embedding(model, length, n_batch, n_ubatch)
+            else:
+                batch = n_batch if length in (0, AUTO) else min(n_batch, int(length))
+                outputs = batch if logits_all else None
+                sizes = ContextSizes(length, batch, n_ubatch, n_outputs_max=outputs)
+            return Context(
+                model, **vars(sizes), n_ctx_min=n_ctx_min, fit_margin=fit_margin, **shared
+            )
+
+        length = number_or_auto("n_ctx", n_ctx)
+        planned = ContextParams(n_ctx=length, n_batch=n_batch, n_ubatch=n_ubatch, **shared)
+        fit = Fit(planned, fit_margin, n_ctx_min)
+        self.model, self._context = open_fitted(load, make, fit)
+        if self._context is None:
             return
         try:
-            if embedding:
-                sizes = ContextSizes.for_embedding(self.model, n_ctx, n_batch, n_ubatch)
-            else:
-                n_batch = min(n_batch, n_ctx) if n_ctx else n_batch
-                outputs = n_batch if logits_all else None
-                sizes = ContextSizes(n_ctx, n_batch, n_ubatch, n_outputs_max=outputs)
-            self._context = Context(
-                self.model,
-                n_ctx=sizes.n_ctx,
-                n_batch=sizes.n_batch,
-                n_ubatch=sizes.n_ubatch,
-                n_seq_max=sizes.n_seq_max,
-                n_outputs_max=sizes.n_outputs_max,
-                kv_unified=embedding,
-                n_threads=n_threads,
-                n_threads_batch=n_threads_batch,
-                embeddings=embedding,
-                pooling=_name("pooling_type", pooling_type, POOLING, "unspecified"),
-                attention=_name("attention_type", attention_type, ATTENTION, "unspecified"),
-                flash_attention={None: "auto", True: "on", False: "off"}[flash_attn],
-                type_k=_name("type_k", type_k, CACHE_TYPES, "f16"),
-                type_v=_name("type_v", type_v, CACHE_TYPES, "f16"),
-                swa_full=bool(swa_full),
-                offload_kqv=offload_kqv,
-                op_offload=op_offload is not False,
-                no_perf=no_perf,
-                rope_scaling=_name(
-                    "rope_scaling_type", rope_scaling_type, ROPE_SCALING, "unspecified"
-                ),
-                rope_freq_base=rope_freq_base,
-                rope_freq_scale=rope_freq_scale,
-                yarn_ext_factor=yarn_ext_factor,
-                yarn_attn_factor=yarn_attn_factor,
-                yarn_beta_fast=yarn_beta_fast,
-                yarn_beta_slow=yarn_beta_slow,
-                yarn_orig_ctx=yarn_orig_ctx,
-            )
             if embedding and self._context.generates:
                 self._context.set_embeddings(False)  # only while embedding
             self.set_cache(prompt_cache)

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamacffi.backends import AUTO, Device, choose
 from llamacffi.backends.devices import devices as library_devices
-from llamacffi.errors import CancelledError, ModelFormatError, ModelLoadError, ModelNotFoundError
+from llamacffi.errors import (
+    CancelledError,
+    DeviceMemoryError,
+    ModelFormatError,
+    ModelLoadError,
+    ModelNotFoundError,
+)
 from llamacffi.fingerprint import fingerprint
+from llamacffi.fitting import Fit, fit_layers
 from llamacffi.gguf_check import check_model_file
-from llamacffi.model_params import MetadataValue, ModelParams
+from llamacffi.measuring import SMALLEST, ModelSource, is_about_memory, measure, out_of_memory
+from llamacffi.memory_plan import MemoryPlan
+from llamacffi.model_params import MetadataValue, ModelParams, number_or_auto
 from llamacffi.native.handle import Handle, Owner
 from llamacffi.native.interruptible import run_interruptible
 from llamacffi.native.library import Library
@@ -23,6 +34,8 @@ if TYPE_CHECKING:
     from llamacffi.context import Context
 
 __all__ = ["Model"]
+
+logger = logging.getLogger("llamacffi.fitting")
 
 Progress = bool | Callable[[float], bool | None]
 MAGIC = b"GGUF"
@@ -37,8 +50,8 @@ class Model(Owner):
             model split under names of its own. Of a model split by llama.cpp's scheme
             (`-00001-of-00003.gguf`) the first file is enough.
         backend: "auto" for the best that works here, or a name: that one or an error.
-        n_gpu_layers: How many layers to put on the device; negative for all. Without a GPU
-            backend it has no effect.
+        n_gpu_layers: How many layers to put on the device; negative for all, "auto" for as many
+            as `fit` leaves room for. Without a GPU backend it has no effect.
         split_mode: How several GPUs share the model: "none", "layer", "row" or "tensor".
         main_gpu: The GPU that holds all of it with split_mode="none".
         tensor_split: The proportion of the model for each GPU.
@@ -53,6 +66,8 @@ class Model(Owner):
         use_extra_buffers: Let backends repack weights for speed.
         no_host: Bypass the host buffer, so that extra buffers can be used.
         load_mtp: Load the layers for multi-token prediction, if there are any.
+        fit: With n_gpu_layers="auto": the context that will be made, how much memory is to stay
+            free. None for a context of up to the trained length, and 1 GiB on each device.
         progress: True for a progress bar on standard error; or a callable that gets a number
             from 0 to 1, and cancels the load by returning False.
 
@@ -60,7 +75,9 @@ class Model(Owner):
         ModelNotFoundError: No such file or alias.
         ModelFormatError: Not a GGUF file, damaged, or of an architecture that llama.cpp at this
             commit does not know.
-        ModelLoadError: It could not be loaded for another reason, e.g. too little memory.
+        DeviceMemoryError: Too little memory; it says how much was needed and there. With "auto",
+            only after loads with less on the devices.
+        ModelLoadError: It could not be loaded for another reason.
         BackendUnavailableError: The backend cannot be used here.
         CancelledError: The progress callable returned False.
         ValueError: A parameter that makes no sense.
@@ -71,7 +88,7 @@ class Model(Owner):
         path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         *,
         backend: str = AUTO,
-        n_gpu_layers: int = -1,
+        n_gpu_layers: int | str = -1,
         split_mode: str = "layer",
         main_gpu: int = 0,
         tensor_split: Sequence[float] | None = None,
@@ -85,10 +102,11 @@ class Model(Owner):
         use_extra_buffers: bool = True,
         no_host: bool = False,
         load_mtp: bool = False,
+        fit: Fit | None = None,
         progress: Progress = False,
     ) -> None:
         self.params = ModelParams(
-            n_gpu_layers=n_gpu_layers,
+            n_gpu_layers=number_or_auto("n_gpu_layers", n_gpu_layers),
             split_mode=split_mode,
             main_gpu=main_gpu,
             tensor_split=tensor_split,
@@ -107,10 +125,34 @@ class Model(Owner):
         positions = [check_model_file(file, self.params.metadata_overrides) for file in self.paths]
         self._n_positions = next((count for count in positions if count is not None), None)
         self.library: Library = choose(backend)
-        self._handle = self._load(progress)
+        # What went where, if n_gpu_layers is "auto" and there is a GPU; and how it was asked for.
+        self.plan: MemoryPlan | None = None
+        self.fit: Fit | None = None
+        if self.params.n_gpu_layers == AUTO:
+            self._handle = self._load_fitted(progress, fit or Fit())
+        else:
+            self._handle = self._load(progress)
         self._handle.keep_alive(self)
 
     # -- loading and closing ----------------------------------------------------------------
+
+    @property
+    def source(self) -> ModelSource:
+        """What it is loaded from."""
+        return ModelSource(self.library, self.paths)
+
+    def _load_fitted(self, progress: Progress, fit: Fit) -> Handle:
+        asked = self.params
+        while True:
+            self.params, self.plan = fit_layers(self.source, asked, fit)
+            self.fit = fit
+            try:
+                return self._load(progress)
+            except DeviceMemoryError as error:
+                if self.plan is None or fit.next is None:
+                    raise
+                logger.warning("%s It is tried again with less on the devices.", error)
+                fit = fit.next
 
     def _load(self, progress: Progress) -> Handle:
         library = self.library
@@ -156,12 +198,18 @@ class Model(Owner):
     def _load_error(self, state: Any, message: str) -> Exception:
         if state.cancel:
             return CancelledError(f"Loading {self.path} was cancelled by the progress callable.")
-        words = message.lower()
-        if "alloc" in words or "out of memory" in words or "memory" in words:
-            return ModelLoadError(
-                f"{self.path} could not be loaded: {message}. Free memory, choose a smaller "
-                "quantisation, or put fewer layers on the device (n_gpu_layers)."
+        if is_about_memory(message):
+            return out_of_memory(
+                f"{self.path} could not be loaded",
+                message,
+                "Free memory, choose a smaller quantisation, or put fewer layers on the device: "
+                'n_gpu_layers="auto" finds out how many.',
+                lambda: [
+                    replace(place, cache=0, compute=0)
+                    for place in measure(self.source, self.params, SMALLEST).places
+                ],
             )
+        words = message.lower()
         hint = "Fetch the file again, or convert it with a llama.cpp of this version."
         if "tensor" in words and "not found" in words and not self.params.vocab_only:
             hint = "If it holds a vocabulary only, load it with vocab_only=True."

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from llamacffi.backends import AUTO
 from llamacffi.backends.devices import device_pointers, devices
 from llamacffi.errors import ParameterError
 from llamacffi.native.library import Library
 
-__all__ = ["LAZY_MODES", "LOAD_MODES", "SPLIT_MODES", "ModelParams", "choice"]
+__all__ = ["LAZY_MODES", "LOAD_MODES", "SPLIT_MODES", "ModelParams", "choice", "number_or_auto"]
 
 SPLIT_MODES = {"none": 0, "layer": 1, "row": 2, "tensor": 3}
 LOAD_MODES = {"auto": -1, "none": 0, "mmap": 1, "mlock": 2, "mmap+mlock": 3, "direct-io": 4}
@@ -29,11 +31,20 @@ def choice(name: str, value: str, choices: Mapping[str, int]) -> int:
         raise ParameterError(f"{name}={value!r}: choose one of {', '.join(choices)}.") from None
 
 
+def number_or_auto(name: str, value: Any) -> int | str:
+    """A whole number, or "auto"; else a ParameterError."""
+    if isinstance(value, str) and value == AUTO:
+        return AUTO
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ParameterError(f"{name}={value!r}: give a whole number, or {AUTO!r}.")
+    return operator.index(value)
+
+
 @dataclass(frozen=True)
 class ModelParams:
     """The parameters of `llama_model_load_from_file`; see `Model` for what each one means."""
 
-    n_gpu_layers: int = -1
+    n_gpu_layers: int | str = -1
     split_mode: str = "layer"
     main_gpu: int = 0
     tensor_split: Sequence[float] | None = None
@@ -61,7 +72,8 @@ class ModelParams:
         ffi, lib = library.ffi, library.lib
         params = ffi.new("struct llama_model_params *", lib.llama_model_default_params())
         keep: list[Any] = []
-        params.n_gpu_layers = self.n_gpu_layers
+        n_gpu_layers = number_or_auto("n_gpu_layers", self.n_gpu_layers)
+        params.n_gpu_layers = -1 if n_gpu_layers == AUTO else n_gpu_layers
         params.split_mode = choice("split_mode", self.split_mode, SPLIT_MODES)
         params.load_mode = choice("load_mode", self.load_mode, LOAD_MODES)
         params.lazy_mode = choice("lazy_mode", self.lazy_mode, LAZY_MODES)

@@ -57,23 +57,34 @@ def _talk(
     single_turn: bool,
     sampling: SamplingParams,
     load: Path | None,
-    n_ctx: int,
+    n_ctx: int | str,
     n_threads: int | None,
     backend: str,
-    n_gpu_layers: int,
+    n_gpu_layers: int | str,
+    fit_margin: int,
     **settings: Any,
 ) -> bool:
     """Whether anything went wrong."""
     from llamacffi.cli.chat_front import choose_front
     from llamacffi.cli.chat_loop import Chat
     from llamacffi.context import Context
+    from llamacffi.context_params import ContextParams
+    from llamacffi.fitting import Fit
     from llamacffi.model import Model
+    from llamacffi.opening import open_fitted
 
     given = _session_settings(context, load is not None, sampling, **settings)
     shown = sys.stderr.isatty()
+    loaded, memory = open_fitted(
+        lambda fit: Model(
+            model, backend=backend, n_gpu_layers=n_gpu_layers, fit=fit, progress=shown
+        ),
+        lambda model: Context(model, n_ctx=n_ctx, n_threads=n_threads, fit_margin=fit_margin),
+        Fit(ContextParams(n_ctx=n_ctx), fit_margin),
+    )
     with (
-        Model(model, backend=backend, n_gpu_layers=n_gpu_layers, progress=shown) as loaded,
-        Context(loaded, n_ctx=n_ctx, n_threads=n_threads) as memory,
+        loaded,
+        memory,
         Chat(memory, choose_front(prompt, single_turn), given, load) as talk,
     ):
         return talk.run()

@@ -43,10 +43,11 @@ def complete(
     template: str | None,
     system: str | None,
     echo: bool,
-    n_ctx: int,
+    n_ctx: int | str,
     n_threads: int | None,
     backend: str,
-    n_gpu_layers: int,
+    n_gpu_layers: int | str,
+    fit_margin: int,
     quiet: bool,
 ) -> None:
     """Complete PROMPT (or standard input) with MODEL, printing the text as it comes.
@@ -68,6 +69,7 @@ def complete(
         n_ctx=n_ctx,
         n_threads=n_threads,
         n_gpu_layers=n_gpu_layers,
+        fit_margin=fit_margin,
         draft_model=_drafter(model_draft, backend),
         progress=not quiet and sys.stderr.isatty(),
     ) as llama:

@@ -69,10 +69,11 @@ def embed(
     truncate: str,
     form: str,
     output: Path | None,
-    n_ctx: int,
+    n_ctx: int | str,
     n_threads: int | None,
     backend: str,
-    n_gpu_layers: int,
+    n_gpu_layers: int | str,
+    fit_margin: int,
 ) -> None:
     """Turn each TEXT (or each line of standard input) into a vector with MODEL.
 
@@ -88,6 +89,7 @@ def embed(
         n_ctx=n_ctx,
         n_threads=n_threads,
         n_gpu_layers=n_gpu_layers,
+        fit_margin=fit_margin,
         pooling_type=pooling,
         progress=sys.stderr.isatty(),
     ) as llama:

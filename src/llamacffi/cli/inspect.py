@@ -5,9 +5,17 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from llamacffi.cli.model_options import NUMBER_OR_AUTO, fit_target_option, layers_option
+from llamacffi.errors import LlamaCffiError
+
+if TYPE_CHECKING:
+    from llamacffi.memory_plan import MemoryPlan
+    from llamacffi.native.library import Library
 
 __all__ = ["inspect"]
 
@@ -16,21 +24,34 @@ MAX_VALUE = 100
 
 @click.command()
 @click.argument("model")
-@click.option("-c", "--n-ctx", default=0, help="Context length of the estimate; 0: the model's.")
+@click.option(
+    "-c", "--ctx-size", "--n-ctx", "n_ctx", default="0", type=NUMBER_OR_AUTO,
+    help="Context length of the plan; 0: the model's, auto: what fits of that.",
+)  # fmt: skip
 @click.option("--backend", default="auto", show_default=True, help="The library to read with.")
+@layers_option
+@fit_target_option
 @click.option("--tensors", "list_tensors", is_flag=True, help="List the tensors too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def inspect(model: str, n_ctx: int, backend: str, list_tensors: bool, as_json: bool) -> None:
-    """Show the metadata of MODEL's file and estimate the memory it needs."""
+def inspect(
+    model: str,
+    n_ctx: int | str,
+    backend: str,
+    n_gpu_layers: int | str,
+    fit_margin: int,
+    list_tensors: bool,
+    as_json: bool,
+) -> None:
+    """Show the metadata of MODEL's file, and what it would take of each device's memory."""
     from llamacffi import hub
     from llamacffi.backends import choose
-    from llamacffi.estimate import estimate_memory
     from llamacffi.gguf import GGUFFile
+    from llamacffi.memory_plan import in_units
 
+    library = choose(backend)
     path = hub.resolve(model, progress=True)
-    with GGUFFile(choose(backend), path) as file:
+    with GGUFFile(library, path) as file:
         metadata, tensors = file.metadata(), file.tensors()
-        estimate = estimate_memory(file, n_ctx)
         version = file.version
     types = Counter[str]()
     for tensor in tensors:
@@ -42,42 +63,43 @@ def inspect(model: str, n_ctx: int, backend: str, list_tensors: bool, as_json: b
         "n_tensors": len(tensors),
         "n_params": sum(types.values()),
         "types": dict(types.most_common()),
-        "memory": {**asdict(estimate), "total": estimate.total},
         "metadata": metadata,
     }
+    shown = f"{path}  ({in_units(facts['file_size'])}, GGUF {version})\n"
+    counts = ", ".join(f"{kind} {count:,}" for kind, count in types.most_common())
+    shown += f"{facts['n_params']:,} parameters in {len(tensors)} tensors: {counts}\n\n"
+    try:
+        plan = _plan(library, path, n_ctx, n_gpu_layers, fit_margin)
+    except LlamaCffiError as error:  # a vocabulary, or what this llama.cpp does not know
+        facts["memory"] = {"error": str(error)}
+        shown += f"No plan of the memory: {error}"
+    else:
+        facts["memory"] = plan.as_dict()
+        shown += str(plan)
     if list_tensors:
         facts["tensors"] = [asdict(tensor) for tensor in tensors]
     if as_json:
         click.echo(json.dumps(facts, indent=2, default=str))
         return
-    _print(facts)
-
-
-def _print(facts: dict[str, Any]) -> None:
-    click.echo(f"{facts['file']}  ({_bytes(facts['file_size'])}, GGUF {facts['gguf_version']})")
-    types = ", ".join(f"{kind} {count:,}" for kind, count in facts["types"].items())
-    click.echo(f"{facts['n_params']:,} parameters in {facts['n_tensors']} tensors: {types}")
-    memory = facts["memory"]
-    click.echo(
-        f"Memory at n_ctx={memory['n_ctx']}: about {_bytes(memory['total'])} "
-        f"(weights {_bytes(memory['weights'])}, cache {_bytes(memory['cache'])}, "
-        f"compute {_bytes(memory['compute'])})"
-    )
-    click.echo()
-    for key, value in facts["metadata"].items():
+    click.echo(f"{shown}\n")
+    for key, value in metadata.items():
         text = str(value).replace("\n", "\\n")
-        shown = (
-            text if len(text) <= MAX_VALUE else f"{text[:MAX_VALUE]}... ({len(text)} characters)"
-        )
-        click.echo(f"{key} = {shown}")
-    for tensor in facts.get("tensors", ()):
-        click.echo(f"{tensor['name']}  {tensor['type']}  {tensor['n_elements']:,}")
+        cut = text if len(text) <= MAX_VALUE else f"{text[:MAX_VALUE]}... ({len(text)} characters)"
+        click.echo(f"{key} = {cut}")
+    if list_tensors:
+        for tensor in tensors:
+            click.echo(f"{tensor.name}  {tensor.type}  {tensor.n_elements:,}")
 
 
-def _bytes(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
+def _plan(
+    library: Library, path: Path, n_ctx: int | str, n_gpu_layers: int | str, margin: int
+) -> MemoryPlan:
+    from llamacffi.context_params import ContextParams
+    from llamacffi.fitting import Fit, plan_memory
+    from llamacffi.gguf_check import check_model_file
+    from llamacffi.measuring import ModelSource
+    from llamacffi.model_params import ModelParams
+
+    check_model_file(path)
+    fit = Fit(ContextParams(n_ctx=n_ctx), margin)
+    return plan_memory(ModelSource(library, [path]), ModelParams(n_gpu_layers), fit)

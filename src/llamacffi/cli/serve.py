@@ -103,10 +103,11 @@ def serve(
     stall_timeout: float | None,
     shutdown_timeout: float | None,
     sampling: SamplingParams,
-    n_ctx: int,
+    n_ctx: int | str,
     n_threads: int | None,
     backend: str,
-    n_gpu_layers: int,
+    n_gpu_layers: int | str,
+    fit_margin: int,
 ) -> None:
     """Serve MODEL over HTTP with OpenAI's interface.
 
@@ -144,6 +145,7 @@ def serve(
     options = {
         "backend": backend,
         "n_gpu_layers": n_gpu_layers,
+        "fit_margin": fit_margin,
         "n_parallel": n_parallel,
         "n_ctx": n_ctx,
         "n_threads": n_threads or _share_of_threads(n_workers),

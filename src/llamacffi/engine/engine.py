@@ -7,12 +7,13 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from llamacffi.chat_completing import ChatCompleting
 from llamacffi.context import Context
+from llamacffi.context_params import ContextParams
 from llamacffi.embedding import Embedder
 from llamacffi.embedding_front import ContextSizes, Embedding
 from llamacffi.engine.async_delivery import PostOffice
@@ -31,6 +32,7 @@ from llamacffi.errors import (
     ParameterError,
     UnsupportedError,
 )
+from llamacffi.fitting import MARGIN, N_CTX_MIN, Fit
 from llamacffi.generation import Generation
 from llamacffi.job import Job
 from llamacffi.model import Model
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "planned_fit"]
 
 # llama.cpp's limit is 256; each place has two sequences.
 MOST_PARALLEL = 128
@@ -66,7 +68,8 @@ class Engine(ChatCompleting, Embedding):
         model: The model. The engine does not own it: close the engine first, then the model.
         n_parallel: Most requests that are computed at a time; 1 to 128.
         n_ctx: Tokens in the memory, all requests together; one alone may use all. None for what
-            the model was trained for, 8192 at most.
+            the model was trained for, 8192 at most; "auto" for as much as the free memory has
+            room for.
         n_queue_max: Most requests that wait for a place; above that, `BusyError`.
         step_seconds: How long a step may take while answers are being generated: long prompts are
             computed in pieces of this length.
@@ -83,6 +86,8 @@ class Engine(ChatCompleting, Embedding):
         type_v: See `Context`.
         swa_full: See `Context`.
         offload_kqv: See `Context`.
+        n_ctx_min: See `Context`.
+        fit_margin: See `Context`.
 
     Raises:
         ParameterError: An argument out of its range.
@@ -95,7 +100,7 @@ class Engine(ChatCompleting, Embedding):
         model: Model,
         *,
         n_parallel: int = 8,
-        n_ctx: int | None = None,
+        n_ctx: int | str | None = None,
         n_queue_max: int = 1024,
         step_seconds: float = 0.25,
         n_batch: int = 2048,
@@ -110,6 +115,8 @@ class Engine(ChatCompleting, Embedding):
         type_v: str = "f16",
         swa_full: bool = False,
         offload_kqv: bool = True,
+        n_ctx_min: int = N_CTX_MIN,
+        fit_margin: int = MARGIN,
     ) -> None:
         if not 1 <= n_parallel <= MOST_PARALLEL:
             raise ParameterError(f"n_parallel={n_parallel}: choose 1 to {MOST_PARALLEL}.")
@@ -138,6 +145,8 @@ class Engine(ChatCompleting, Embedding):
             "n_threads": n_threads,
             "n_threads_batch": n_threads_batch,
             "kv_unified": True,  # so that sequences can share cells
+            "n_ctx_min": n_ctx_min,
+            "fit_margin": fit_margin,
             "flash_attention": flash_attention,
             "type_k": type_k,
             "type_v": type_v,
@@ -376,6 +385,28 @@ class Engine(ChatCompleting, Embedding):
 
     def __repr__(self) -> str:
         return f"Engine({self.model!r}, n_parallel={self.n_parallel})"
+
+
+def planned_fit(options: Mapping[str, Any]) -> Fit:
+    """What a model leaves room for, from which an Engine with these arguments will be made."""
+    names = (
+        "n_batch",
+        "n_ubatch",
+        "flash_attention",
+        "type_k",
+        "type_v",
+        "swa_full",
+        "offload_kqv",
+    )
+    given = {name: options[name] for name in names if name in options}
+    n_ctx = options.get("n_ctx")
+    context = ContextParams(
+        n_ctx=DEFAULT_CONTEXT if n_ctx is None else n_ctx,
+        n_seq_max=2 * options.get("n_parallel", 8),
+        kv_unified=True,
+        **given,
+    )
+    return Fit(context, options.get("fit_margin", MARGIN), options.get("n_ctx_min", N_CTX_MIN))
 
 
 def _drop(loop: Loop) -> None:

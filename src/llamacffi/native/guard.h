@@ -24,6 +24,9 @@ inline thread_local int guard_depth = 0;
 // Warnings and errors of the guarded call that runs on this thread, for its error message.
 inline thread_local std::string * capture = nullptr;
 
+// Whether lines below errors that this thread logs are for debugging only.
+inline thread_local bool demote_log = false;
+
 void report(llamacffi_error * error, int32_t kind, const char * what, const std::string & log);
 
 // A text for the caller, who frees it with llamacffi_free.

@@ -75,7 +75,7 @@ void push_line(int32_t level, std::string text) {
 void on_log(ggml_log_level level, const char * text, void * /*user_data*/) {
     try {
         if (level != GGML_LOG_LEVEL_CONT) {
-            line_level = level;
+            line_level = demote_log && level < GGML_LOG_LEVEL_ERROR ? GGML_LOG_LEVEL_DEBUG : level;
         }
         for (const char * p = text; *p != '\0'; p++) {
             if (*p == '\n' || line_text.size() >= max_line_length) {
@@ -143,6 +143,10 @@ const llamacffi_layout_row layout_rows[] = {
     FIELD(llamacffi_selection, accept)
     STRUCT(llamacffi_context_facts)
     FIELD(llamacffi_context_facts, yarn_beta_slow)
+    STRUCT(llamacffi_device_memory)
+    FIELD(llamacffi_device_memory, compute)
+    STRUCT(llamacffi_memory)
+    FIELD(llamacffi_memory, rows)
 };
 
 }  // namespace

@@ -22,7 +22,7 @@ extern "C" {
 #endif
 /* cffi: end skip */
 
-#define LLAMACFFI_SHIM_VERSION 5
+#define LLAMACFFI_SHIM_VERSION 6
 
 #define LLAMACFFI_ERROR_NONE 0      /* message, if any, is the captured native log */
 #define LLAMACFFI_ERROR_EXCEPTION 1 /* a C++ exception; the object is still usable */
@@ -32,6 +32,12 @@ extern "C" {
 #define LLAMACFFI_OUTPUT_NONE 0
 #define LLAMACFFI_OUTPUT_LAST 1
 #define LLAMACFFI_OUTPUT_ALL 2
+
+#define LLAMACFFI_FIT_SUCCESS 0 /* enum common_params_fit_status */
+#define LLAMACFFI_FIT_FAILURE 1 /* nothing was found that fits */
+#define LLAMACFFI_FIT_ERROR 2   /* the model could not be loaded */
+
+#define LLAMACFFI_MEMORY_ROWS 17 /* llama_max_devices(), and the host */
 
 struct llamacffi_error {
     int32_t kind;       /* LLAMACFFI_ERROR_* */
@@ -78,6 +84,39 @@ LLAMACFFI_API int32_t llamacffi_set_adapters(
     float * scales, struct llamacffi_error * error);
 LLAMACFFI_API struct gguf_context * llamacffi_gguf_open(
     const char * path, struct llamacffi_error * error);
+
+/* -- fitting: what a model and a context of it take, without the memory being taken -------------- */
+/* Bytes. The names are the library's own. */
+struct llamacffi_device_memory {
+    const char * name;
+    const char * description;
+    int64_t total; /* 0 where the device does not say */
+    int64_t free;
+    int64_t weights;
+    int64_t cache;
+    int64_t compute;
+};
+struct llamacffi_memory {
+    int32_t n_devices; /* rows of devices, in the model's order; the host's row is behind them */
+    int32_t n_layer;
+    int32_t n_ctx_train;
+    int32_t n_ctx; /* what the context was made with */
+    struct llamacffi_device_memory rows[LLAMACFFI_MEMORY_ROWS];
+};
+/* Loads the header and vocabulary and makes a context, both without buffers. */
+LLAMACFFI_API bool llamacffi_measure(
+    const char ** paths, size_t n_paths, const struct llama_model_params * model_params,
+    const struct llama_context_params * context_params, struct llamacffi_progress * progress,
+    struct llamacffi_memory * memory, struct llamacffi_error * error);
+/* common_fit_params: changes the parameters so that the free memory of the devices, less margins
+ * (llama_max_devices() numbers), suffices; returns LLAMACFFI_FIT_*. tensor_split and overrides have room
+ * for llama_max_devices() and llama_max_tensor_buft_overrides() entries; patterns are the library's own.
+ * n_ctx is shortened if it is 0, to n_ctx_min at least. One fit runs at a time. */
+LLAMACFFI_API int32_t llamacffi_fit(
+    const char ** paths, size_t n_paths, struct llama_model_params * model_params,
+    struct llama_context_params * context_params, float * tensor_split,
+    struct llama_model_tensor_buft_override * overrides, const size_t * margins, uint32_t n_ctx_min,
+    struct llamacffi_progress * progress, struct llamacffi_error * error);
 
 /* -- decoding: llama_decode's return value, or INT32_MIN when error->kind is set --------------- */
 LLAMACFFI_API int32_t llamacffi_decode(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llamacffi.engine import AsyncEngine
+    from llamacffi.fitting import Fit
 
 __all__ = ["Loading"]
 
@@ -42,10 +43,18 @@ class Loading:
     def _made(self) -> AsyncEngine:
         from llamacffi.engine import AsyncEngine, Engine
         from llamacffi.model import Model
+        from llamacffi.opening import open_fitted
 
-        model = Model(self.model, **self.model_options)
-        try:
-            return AsyncEngine(Engine(model, **self.engine_options))
-        except BaseException:
-            model.close()
-            raise
+        _, engine = open_fitted(
+            lambda fit: Model(self.model, **self.model_options, fit=fit),
+            lambda model: AsyncEngine(Engine(model, **self.engine_options)),
+            self.fit,
+        )
+        return engine
+
+    @property
+    def fit(self) -> Fit:
+        """What n_gpu_layers="auto" leaves room for: the engine's context."""
+        from llamacffi.engine.engine import planned_fit
+
+        return planned_fit(self.engine_options)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import psutil
-
-from llamacffi.backends import choose
+from llamacffi.backends import AUTO, choose
 from llamacffi.backends.devices import devices
-from llamacffi.estimate import estimate_memory
-from llamacffi.gguf import GGUFFile
+from llamacffi.errors import ModelFormatError, NativeError
+from llamacffi.gguf_check import check_model_file
+from llamacffi.host_memory import host_memory
 from llamacffi.hub import resolve
+from llamacffi.measuring import ModelSource, measure
+from llamacffi.model_params import ModelParams
 from llamacffi.native.library import Library
 from llamacffi.server.model_spec import ModelSpec
 
@@ -41,24 +42,38 @@ class Need:
 
 
 class MemoryRoom:
-    """Measures memory; estimates are rough, and made from a file's header."""
+    """Measures memory, without loading weights."""
 
     def needed(self, spec: ModelSpec) -> Need:
         """What a model will take; fetches its file if it has to be fetched.
 
+        With "auto", what it would take if there were room for all.
+
         Raises: As `Model`, for a file that cannot be had or read.
         """
         library = choose(spec.backend)
-        with GGUFFile(library, resolve(spec.model)) as header:
-            estimate = estimate_memory(header, spec.n_ctx)
-        on_device = spec.n_gpu_layers != 0 and bool(_gpus(library))
-        return Need(library, on_device, estimate.weights, estimate.cache + estimate.compute)
+        path = resolve(spec.model)
+        check_model_file(path)
+        context = spec.loading.fit.context
+        if context.n_ctx == AUTO:  # it will take what is there
+            context = replace(context, n_ctx=spec.loading.fit.n_ctx_min)
+        try:
+            plan = measure(ModelSource(library, [path]), ModelParams(spec.n_gpu_layers), context)
+        except NativeError as error:
+            raise ModelFormatError(f"{error} Fetch the file again.") from None
+        places = plan.devices if plan.n_gpu_layers else (plan.host,)
+        return Need(
+            library,
+            bool(plan.n_gpu_layers),
+            sum(place.weights for place in places),
+            sum(place.cache + place.compute for place in places),
+        )
 
     def available(self, need: Need) -> int:
         """Bytes that are free where a model would go."""
         if need.on_device:
             return sum(_gpus(need.library))
-        return int(psutil.virtual_memory().available)
+        return host_memory().free
 
 
 def _gpus(library: Library) -> list[int]:

@@ -29,6 +29,8 @@ _FIELDS: dict[str, Any] = {
     for field in dataclasses.fields(ModelSpec)
     if field.name != "id"
 }
+# How pydantic names the parts of `int | Literal["auto"]`, beside the key.
+_UNION_PARTS = ("int", "literal['auto']")
 _Entry: Any = create_model("_Entry", __config__=_STRICT, **_FIELDS)
 
 
@@ -86,7 +88,7 @@ def read_model_config(path: Path, defaults: Mapping[str, Any] | None = None) -> 
 
 def _complaint(error: ValidationError) -> str:
     first = error.errors()[0]
-    key = ".".join(map(str, first["loc"]))
+    key = ".".join(str(part) for part in first["loc"] if part not in _UNION_PARTS)
     if first["type"] == "extra_forbidden":
         known = _File if len(first["loc"]) == 1 else _Entry
         return f"{key}: there is no such key. There is {', '.join(known.model_fields)}."

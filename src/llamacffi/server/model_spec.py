@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
+from llamacffi.backends import AUTO
 from llamacffi.errors import ParameterError
+from llamacffi.fitting import MARGIN
+from llamacffi.model_params import number_or_auto
 from llamacffi.server.loading import Loading
 
 __all__ = ["ModelSpec", "name_of"]
@@ -12,7 +16,7 @@ __all__ = ["ModelSpec", "name_of"]
 # What of it is the engine's.
 ENGINE = (
     "n_ctx", "n_parallel", "n_queue_max", "n_batch", "n_ubatch", "n_threads", "n_threads_batch",
-    "chat_format", "pooling", "flash_attention", "type_k", "type_v",
+    "chat_format", "pooling", "fit_margin", "flash_attention", "type_k", "type_v",
 )  # fmt: skip
 
 
@@ -28,7 +32,8 @@ class ModelSpec:
         pinned: Load it when the server starts, and never unload it.
         backend: See `Model`.
         n_gpu_layers: See `Model`.
-        n_ctx: See `Engine`; 0 for what the model was trained for.
+        n_ctx: See `Engine`; 0 for what the model was trained for, "auto" for what fits of it.
+        fit_margin: MiB that "auto" leaves free on each device.
         n_parallel: See `Engine`.
         n_queue_max: See `Engine`.
         n_batch: See `Engine`.
@@ -51,8 +56,9 @@ class ModelSpec:
     preload: bool = False
     pinned: bool = False
     backend: str = "auto"
-    n_gpu_layers: int = -1
-    n_ctx: int = 4096
+    n_gpu_layers: int | Literal["auto"] = "auto"
+    n_ctx: int | Literal["auto"] = 4096
+    fit_margin: int = MARGIN
     n_parallel: int = 8
     n_queue_max: int = 1024
     n_batch: int = 2048
@@ -68,8 +74,17 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if not all(self.names) or not self.model:
             raise ParameterError(f"{self.id or 'A model'}: a name is empty. Give it one.")
-        for name, least in (("n_ctx", 0), ("n_parallel", 1), ("n_queue_max", 1), ("n_batch", 1)):
-            if getattr(self, name) < least:
+        for name in ("n_ctx", "n_gpu_layers"):
+            number_or_auto(f"{self.id}: {name}", getattr(self, name))
+        bounds = (
+            ("n_ctx", 0),
+            ("fit_margin", 0),
+            ("n_parallel", 1),
+            ("n_queue_max", 1),
+            ("n_batch", 1),
+        )
+        for name, least in bounds:
+            if getattr(self, name) != AUTO and getattr(self, name) < least:
                 raise ParameterError(
                     f"{self.id}: {name}={getattr(self, name)}: choose {least} or more."
                 )

@@ -1,0 +1,230 @@
+"""Fitting layers to devices: on remote ones, which llama.cpp takes for GPUs, with little room."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamacffi import ContextParams, Fit, Llama, Model
+from llamacffi.backends import choose
+from llamacffi.backends.devices import devices
+from llamacffi.errors import DeviceMemoryError
+from llamacffi.fitting import ATTEMPTS, plan_memory
+from llamacffi.measuring import ModelSource, measure
+from llamacffi.model_params import ModelParams
+from llamacffi.native.handle import live_handles
+from tests.conftest import N_THREADS
+from tests.remote_devices import library_with_devices
+from tests.tiny_models import Sizes, write_model, write_split
+
+MIB = 2**20
+PROMPT = "The capital of France is Paris, and the capital of Italy is"
+ONE = ("RPC0",)
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("library")
+    with library_with_devices(choose("cpu").path, folder, 2) as library:
+        yield library
+
+
+@pytest.fixture
+def gpus(native: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], int]:
+    """Two devices; called, the margin in MiB that leaves so many MiB of each."""
+    monkeypatch.setenv("LLAMACFFI_LIBRARY", str(native))
+    free = min(d.memory_free for d in devices(choose("auto")) if d.type == "gpu") // MIB
+    return lambda mebibytes: free - mebibytes
+
+
+def generated(llama: Llama) -> str:
+    return str(llama.create_completion(PROMPT, max_tokens=16, temperature=0)["choices"][0]["text"])
+
+
+def opened(path: Path, **arguments: Any) -> Model:
+    return Model(path, **{"n_gpu_layers": "auto", "devices": ONE, **arguments})
+
+
+def test_all_of_it_fits(gpus: Callable[[int], int], model_path: Path) -> None:
+    with opened(model_path, fit=Fit(ContextParams(n_ctx=512))) as model:
+        assert model.plan is not None
+        assert model.params.n_gpu_layers == -1
+        assert (model.plan.n_gpu_layers, model.plan.n_layers) == (31, 31)
+        (device,) = model.plan.devices
+        assert (device.name, device.fits, model.plan.fits) == ("RPC0", True, True)
+        assert device.weights > 90 * MIB
+
+
+def test_some_layers_fit(gpus: Callable[[int], int], model_path: Path) -> None:
+    fit = Fit(ContextParams(n_ctx=512), margin=gpus(80))
+    with opened(model_path, fit=fit) as model:
+        assert model.plan is not None
+        (device,) = model.plan.devices
+        assert 0 < model.plan.n_gpu_layers == model.params.n_gpu_layers < 31
+        assert 60 * MIB < device.needed <= 81 * MIB
+        # One layer more would not have fitted.
+        more = ModelParams(n_gpu_layers=model.plan.n_gpu_layers + 1, devices=ONE)
+        assert measure(model.source, more, fit.context).devices[0].needed > 81 * MIB
+
+
+def test_nothing_fits(gpus: Callable[[int], int], model_path: Path) -> None:
+    with opened(model_path, fit=Fit(margin=gpus(-1000))) as model:
+        assert model.plan is not None
+        assert model.params.n_gpu_layers == 0
+        assert model.plan.devices[0].weights == 0
+
+
+def test_the_context_is_shortened_first(gpus: Callable[[int], int], model_path: Path) -> None:
+    with opened(model_path, fit=Fit(margin=gpus(220), n_ctx_min=512)) as model:
+        assert model.plan is not None
+        assert model.plan.n_gpu_layers == 31
+        assert 512 < model.plan.n_ctx < 8192
+        assert model.plan.devices[0].needed <= 221 * MIB
+    with opened(model_path, fit=Fit(margin=gpus(80), n_ctx_min=512)) as model:
+        assert model.plan is not None
+        assert 0 < model.plan.n_gpu_layers < 31
+        assert model.plan.n_ctx == 512
+
+
+def test_the_text_is_that_of_the_cpu(
+    gpus: Callable[[int], int], llama: Llama, model_path: Path
+) -> None:
+    with Llama(model_path, n_ctx=512, fit_margin=gpus(60), n_threads=N_THREADS) as fitted:
+        plan = fitted.model.plan
+        assert plan is not None
+        assert 0 < plan.n_gpu_layers < 31
+        assert sum(plan.layers) == plan.n_gpu_layers
+        assert all(layers > 0 for layers in plan.layers)
+        assert f"({plan.layers[0]} + {plan.layers[1]})" in str(plan)
+        assert generated(fitted) == generated(llama)
+
+
+def test_how_the_user_divides_it_stays(gpus: Callable[[int], int], model_path: Path) -> None:
+    fit = Fit(ContextParams(n_ctx=512), margin=gpus(60))
+    with opened(model_path, devices=None, tensor_split=[3, 1], fit=fit) as model:
+        assert model.plan is not None
+        assert model.params.tensor_split == [3, 1]
+        assert 0 < model.plan.n_gpu_layers < 31
+        first, second = model.plan.devices
+        assert first.cache > 2 * second.cache > 0
+        assert max(first.needed, second.needed) <= 61 * MIB
+
+
+def test_experts_stay_in_the_hosts_memory(gpus: Callable[[int], int], tmp_path: Path) -> None:
+    sizes = Sizes(n_layer=4, n_embd=256, n_ff=512, n_expert=8, n_ctx=512)
+    path = write_model(tmp_path / "experts.gguf", "qwen3moe", sizes=sizes)
+    context = ContextParams(n_ctx=256, n_batch=32, n_threads=1)
+    with opened(path, fit=Fit(context, margin=0)) as whole, whole.context(**vars(context)) as made:
+        assert whole.plan is not None
+        needed = whole.plan.devices[0].needed
+        made.decode_tokens([1, 2, 3])
+        expected = made.logits().copy()
+    assert not whole.plan.buffer_overrides
+    with opened(path, fit=Fit(context, margin=gpus(needed // MIB - 20))) as model:
+        assert model.plan is not None
+        assert model.plan.buffer_overrides == model.params.buffer_overrides
+        assert any("exps" in pattern for pattern in model.plan.buffer_overrides)
+        assert "tensors of" in str(model.plan)
+        assert model.plan.n_gpu_layers == 5
+        assert model.plan.devices[0].needed <= needed - 19 * MIB
+        with model.context(**vars(context)) as made:
+            made.decode_tokens([1, 2, 3])
+            assert made.logits() == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_model_in_several_files(gpus: Callable[[int], int], tmp_path: Path) -> None:
+    parts = write_split(tmp_path / "split.gguf")
+    for given in (parts[0], parts):
+        with opened(given, fit=Fit(margin=0)) as model:  # type: ignore[arg-type]  # a list, too
+            assert model.plan is not None
+            assert model.plan.devices[0].weights > 0
+
+
+def test_an_encoder(gpus: Callable[[int], int], tmp_path: Path) -> None:
+    path = write_model(tmp_path / "bert.gguf", "bert")
+    with Llama(path, embedding=True, n_ctx="auto", fit_margin=0, n_threads=1) as llama:
+        assert llama.model.plan is not None
+        assert len(llama.embed("a text")) == llama.n_embd()
+
+
+def test_a_vocabulary_alone(gpus: Callable[[int], int], model_path: Path) -> None:
+    with opened(model_path, vocab_only=True) as model:
+        assert model.plan is None
+        assert model.vocab.n_tokens == 49152
+
+
+def test_fitting_while_another_model_generates(
+    gpus: Callable[[int], int], llama: Llama, model_path: Path
+) -> None:
+    expected = generated(llama)
+    with Llama(model_path, n_gpu_layers=0, n_ctx=256, n_threads=1) as busy:
+        texts: list[str] = []
+        stop = threading.Event()
+
+        def generate() -> None:
+            while not stop.is_set():
+                texts.append(generated(busy))
+
+        thread = threading.Thread(target=generate)
+        thread.start()
+        try:
+            fit = Fit(ContextParams(n_ctx=512), margin=gpus(80))
+            source = busy.model.source
+            plans = [plan_memory(source, ModelParams("auto", devices=ONE), fit) for _ in range(2)]
+        finally:
+            stop.set()
+            thread.join()
+    assert plans[0].n_gpu_layers == plans[1].n_gpu_layers > 0
+    assert set(texts) == {expected}
+
+
+def test_warnings_are_not_repeated_for_each_measure(
+    gpus: Callable[[int], int], model_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "llamacffi.native"):
+        source = ModelSource(choose("auto"), [model_path])
+        plan_memory(source, ModelParams("auto", devices=ONE), Fit(margin=gpus(80)))
+    assert not [record for record in caplog.records if record.name == "llamacffi.native"]
+
+
+# -- devices that have less than they say ---------------------------------------------------------
+
+
+@pytest.fixture
+def liar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One device with 20 MiB, which says that it has all of the machine's memory."""
+    with library_with_devices(choose("cpu").path, tmp_path, 1, room_mib=20) as library:
+        monkeypatch.setenv("LLAMACFFI_LIBRARY", str(library))
+        yield
+
+
+@pytest.mark.usefixtures("liar")
+def test_too_many_layers_asked_for(model_path: Path) -> None:
+    before = live_handles()
+    with pytest.raises(DeviceMemoryError, match="RPC0 needs .* and has") as caught:
+        Model(model_path, n_gpu_layers=31)
+    assert caught.value.needed["RPC0"] > 90 * MIB
+    assert caught.value.free["RPC0"] > 0
+    assert live_handles() == before
+    with Model(model_path, n_gpu_layers=0) as model, model.context(n_ctx=64) as context:
+        context.decode_tokens([1, 2, 3])
+
+
+@pytest.mark.usefixtures("liar")
+def test_it_is_tried_again_with_less(
+    model_path: Path, llama: Llama, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = generated(llama)
+    with Llama(model_path, n_ctx=256, n_threads=N_THREADS) as fitted:
+        plan = fitted.model.plan
+        assert plan is not None
+        assert plan.n_gpu_layers == 0  # the output layer alone is larger
+        tried = [record for record in caplog.records if "tried again" in record.message]
+        assert 1 <= len(tried) <= ATTEMPTS
+        assert "RPC0 needs" in tried[0].message
+        assert generated(fitted) == expected
