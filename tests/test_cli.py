@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 import llamacffi
 from llamacffi.cli import main
+from tests.tiny_models import write_vocab_only
 
 PROMPT = "The capital of France is"
 Run = Callable[..., Result]
@@ -121,6 +122,30 @@ def test_inspecting(run: Run, model_path: Path) -> None:
     assert host["free"] > host["needed"] > host["weights"] > 90e6
     assert (facts["memory"]["n_ctx"], facts["memory"]["fits"]) == (8192, True)
     assert "blk.0.attn_q.weight" in run("inspect", model_path, "--tensors").stdout
+
+
+def test_inspecting_what_fits(run: Run, model_path: Path) -> None:
+    options = ["--backend", "cpu", "--n-ctx", "auto", "-ngl", "auto", "--json"]
+    memory = json.loads(run("inspect", model_path, *options).stdout)["memory"]
+    assert (memory["n_ctx"], memory["n_gpu_layers"], memory["n_layers"]) == (8192, 0, 31)
+    poor = run("inspect", model_path, *options, "--fit-target", 2**30)
+    assert json.loads(poor.stdout)["memory"]["n_ctx"] == 4096
+    for wrong in ("autoo", "5.5", ""):
+        assert run("inspect", model_path, "-ngl", wrong).exit_code == 2
+        assert run("inspect", model_path, "--n-ctx", wrong).exit_code == 2
+
+
+def test_inspecting_a_vocabulary(run: Run, tmp_path: Path) -> None:
+    shown = run("inspect", write_vocab_only(tmp_path / "vocab.gguf"), "--backend", "cpu")
+    assert shown.exit_code == 0, shown.output
+    assert "No plan of the memory: " in shown.stdout
+    assert "general.architecture = llama" in shown.stdout
+
+
+def test_completing_in_a_fitted_context(run: Run, model_path: Path) -> None:
+    fitted = run(*greedy(model_path, PROMPT, "--quiet", "--n-ctx", "auto", "-ngl", "auto"))
+    assert fitted.exit_code == 0, fitted.output
+    assert fitted.stdout.startswith(" Paris")
 
 
 def test_inspecting_what_is_no_model(run: Run, tmp_path: Path) -> None:

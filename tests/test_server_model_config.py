@@ -48,6 +48,18 @@ def test_a_file_of_models(tmp_path: Path) -> None:
     assert read.limits == {"models_max": 2, "idle_timeout": 300}
 
 
+def test_what_fits(tmp_path: Path) -> None:
+    text = '[models.a]\nmodel = "x"\nn_ctx = "auto"\nn_gpu_layers = "auto"\nfit_margin = 200'
+    (spec,) = read_model_config(config(tmp_path, text)).specs
+    fit = spec.loading.fit
+    assert (fit.context.n_ctx, fit.margin, fit.context.n_seq_max) == ("auto", 200, 16)
+    assert fit.context.kv_unified
+    text = '[models.a]\nmodel = "x"\nn_ctx = 512\nn_gpu_layers = 7'
+    (spec,) = read_model_config(config(tmp_path, text)).specs
+    assert spec.loading.fit.context.n_ctx == 512
+    assert spec.loading.model_options["n_gpu_layers"] == 7
+
+
 def test_the_file_in_the_documentation(tmp_path: Path) -> None:
     (text,) = (block.code for block in blocks(DOCS / "server.md") if block.language == "toml")
     read = read_model_config(config(tmp_path, text))
@@ -68,6 +80,8 @@ def test_the_file_in_the_documentation(tmp_path: Path) -> None:
         ('[models.a]\nmodel = "x"\nn_cxt = 1', r"models\.a\.n_cxt: there is no such.* n_ctx"),
         ('modles = 1\n[models.a]\nmodel = "x"', "modles: there is no such key.*models_max"),
         ('[models.a]\nmodel = "x"\nn_ctx = "1"', r"models\.a\.n_ctx = '1': .*integer"),
+        ('[models.a]\nmodel = "x"\nn_gpu_layers = "all"', r"models\.a\.n_gpu_layers = 'all': "),
+        ('[models.a]\nmodel = "x"\nfit_margin = -1', "fit_margin=-1: choose 0 or more"),
         ('[models.a]\nmodel = "x"\nn_ctx = true', r"models\.a\.n_ctx = True: .*integer"),
         ('[models.a]\nmodel = "x"\naliases = "b"', r"models\.a\.aliases = 'b'"),
         ('[models.a]\nmodel = "x"\naliases = [1]', r"models\.a\.aliases\.0 = 1"),
