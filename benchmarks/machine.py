@@ -39,7 +39,7 @@ def load_average() -> float | None:
 
 
 def device_name(python: Path, backend: str) -> str:
-    """The first device of a backend, a GPU if there is one, as the llamacffi of an environment reports it.
+    """The first device of a backend, a GPU if there is one, as an environment's llamacffi has it.
 
     Raises:
         RuntimeError: The backend cannot be used there.

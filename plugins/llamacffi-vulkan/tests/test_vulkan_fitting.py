@@ -92,7 +92,7 @@ def test_the_plan_is_shown(model_path: Path) -> None:
     assert [place["name"] for place in memory["devices"]] == ["Vulkan0", "CPU"]
 
 
-# ggml-vulkan refuses a larger buffer as if the device were full, and goes on reporting what is free.
+# ggml-vulkan refuses a larger buffer as if the device were full; it goes on reporting what is free.
 LITTLE = {"GGML_VK_FORCE_MAX_BUFFER_SIZE": str(50 * MIB)}
 CHILD = """
 import json, logging, sys
