@@ -13,6 +13,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import llamacffi
+from llamacffi.hub.cache import locked
 
 ROOT = Path(__file__).parent.parent
 VERSION = llamacffi.__version__
@@ -43,12 +44,15 @@ def backend_project(folder: Path) -> Path:
     return project
 
 
+BUILD_FOLDER = ROOT / os.environ.get("BUILD_DIR", "build")
+
+
 def build_environment() -> dict[str, str]:
     """Builds where ci/setup did, for the same instruction sets: nothing is compiled again."""
     (cpu,) = [report for report in llamacffi.backends() if report.name == "cpu"]
     variants = ",".join(library.variant for library in cpu.libraries)
     return os.environ | {
-        "LLAMACFFI_BUILD_DIR": os.environ.get("BUILD_DIR", "build"),
+        "LLAMACFFI_BUILD_DIR": str(BUILD_FOLDER),
         "LLAMACFFI_MESON_ARGS": f"-Dcpu_variants={variants}",
     }
 
@@ -64,11 +68,17 @@ def pip(
     )
 
 
-def build_wheel(project: Path, folder: Path) -> Path:
-    """As `pip install` of the folder would build it, with the build tools that are here."""
-    offline = ("--no-build-isolation", "--no-deps")
-    made = pip("wheel", "-v", *offline, "-w", folder, project, **build_environment())
+def build(*arguments: object, python: Path | str = sys.executable) -> None:
+    """Have pip build, with the tools that are here; one process of the tests at a time."""
+    with locked(BUILD_FOLDER / "tests"):
+        offline = ("--no-build-isolation", "--no-deps")
+        made = pip(*arguments, *offline, "--verbose", python=python, **build_environment())
     assert made.returncode == 0, made.stdout[-4000:] + made.stderr[-4000:]
+
+
+def build_wheel(project: Path, folder: Path) -> Path:
+    """As `pip install` of the folder would build it."""
+    build("wheel", "--wheel-dir", folder, project)
     (path,) = folder.glob("*.whl")
     return path
 
