@@ -39,7 +39,7 @@ def load_average() -> float | None:
 
 
 def device_name(python: Path, backend: str) -> str:
-    """The first device of a backend, a GPU if there is one, as an environment's llamacffi has it.
+    """What the llamacffi of an environment reports as a backend's first device, a GPU if any.
 
     Raises:
         RuntimeError: The backend cannot be used there.

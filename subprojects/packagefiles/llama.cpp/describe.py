@@ -3,8 +3,8 @@
 Upstream's CMake globs the model sources and sets its versions in CMakeLists.txt. Reading both
 here keeps an upgrade of llama.cpp from editing the overlay.
 
-Usage: describe.py sources FOLDER [SUFFIX] | describe.py cuda-sources FOLDER PAIR... |
-       describe.py version CMAKE_FILE PREFIX
+Usage: describe.py sources FOLDER [SUFFIX] | describe.py cuda-instances FOLDER PAIR... |
+       describe.py unite FILE... | describe.py version CMAKE_FILE PREFIX
 """
 
 import re
@@ -17,16 +17,21 @@ def sources(folder: str, suffix: str = ".cpp") -> list[str]:
     return sorted(path.as_posix() for path in Path(folder).glob(f"*{suffix}"))
 
 
-def cuda_sources(folder: str, *attention_pairs: str) -> list[str]:
-    """The sources of ggml-cuda, relative to its folder: attention for the given pairs of types."""
-    here = Path(folder)
+def cuda_instances(folder: str, *attention_pairs: str) -> list[str]:
+    """The kernels for one case each in ggml-cuda's folder; attention for the given pairs of types."""
     vectors = {f"fattn-vec-instance-{pair}.cu" for pair in attention_pairs}
-    instances = [
-        path
-        for path in (here / "template-instances").glob("*.cu")
+    return [
+        path.as_posix()
+        for path in sorted(Path(folder).glob("template-instances/*.cu"))
         if path.name in vectors or not path.name.startswith("fattn-vec-")
     ]
-    return sorted(path.relative_to(here).as_posix() for path in [*here.glob("*.cu"), *instances])
+
+
+def unite(*files: str) -> list[str]:
+    """One source made of several that begin with the same headers, which have no guards."""
+    lines = [line for file in files for line in Path(file).read_text().splitlines()]
+    headers = {line.replace('"../', '"') for line in lines if line.startswith("#include")}
+    return [*sorted(headers), *(line for line in lines if line and line[:1] not in "#/")]
 
 
 def version(cmake_file: str, prefix: str) -> list[str]:
@@ -38,5 +43,10 @@ def version(cmake_file: str, prefix: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    command = {"sources": sources, "cuda-sources": cuda_sources, "version": version}[sys.argv[1]]
-    print("\n".join(command(*sys.argv[2:])))
+    commands = {
+        "sources": sources,
+        "cuda-instances": cuda_instances,
+        "unite": unite,
+        "version": version,
+    }
+    print("\n".join(commands[sys.argv[1]](*sys.argv[2:])))
