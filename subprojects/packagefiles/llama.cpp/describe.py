@@ -18,7 +18,7 @@ def sources(folder: str, suffix: str = ".cpp") -> list[str]:
 
 
 def cuda_instances(folder: str, *attention_pairs: str) -> list[str]:
-    """The kernels for one case each in ggml-cuda's folder; attention for the given pairs of types."""
+    """Kernels of ggml-cuda for one case each; attention for the given pairs of types."""
     vectors = {f"fattn-vec-instance-{pair}.cu" for pair in attention_pairs}
     return [
         path.as_posix()
