@@ -1,4 +1,8 @@
-# What differs between the systems that the scripts run on. Sourced, not run.
+# What differs between the systems that the scripts run on. Sourced, not run, in the root.
+
+# Meson's unity files name their parts by whole paths. With this, ccache finds what was compiled from
+# the same sources in another folder.
+export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$PWD}
 
 # The folder of an environment's programs.
 programs_of() {

@@ -201,6 +201,7 @@ class _Doing:
         self.run("bash", "ci/wheel", output)
         newest = max(output.glob("*.whl"), key=lambda path: path.stat().st_mtime)
         self.install(newest, "--no-deps", "--force-reinstall")
+        self.environment["LLAMACFFI_TEST_WHEEL"] = str(newest)
         return newest.name
 
     def build_options(self) -> str:

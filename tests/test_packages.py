@@ -24,7 +24,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The release wheel, made by ci/wheel from this tree."""
+    """The release wheel: LLAMACFFI_TEST_WHEEL, or made by ci/wheel from this tree."""
+    if given := os.environ.get("LLAMACFFI_TEST_WHEEL"):
+        return Path(given)
     output = tmp_path_factory.mktemp("dist")
     environment = os.environ | {"VENV": str(Path(sys.prefix))}
     made = subprocess.run(
