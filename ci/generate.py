@@ -7,6 +7,7 @@ Run by ci/backend in the environment of a row.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -17,7 +18,13 @@ from typing import Any
 import llamacffi
 
 ROOT = Path(__file__).resolve().parent.parent
-PROMPT = "The capital of France is Paris. The capital of Italy is Rome. The capital of Germany is"
+# More than 32 tokens, since BLAS takes only products that large. It goes on in one way: the best
+# token leads by 1.4 in log probability, where the digits of other kernels make some 0.2.
+MONTHS = (
+    "January, February, March, April, May, June, "
+    "July, August, September, October, November, December, "
+)
+PROMPT = MONTHS * 2 + "January,"
 N_TOKENS = 24
 
 
@@ -28,8 +35,7 @@ def main(backend: str, n_workers: int) -> None:
         options: dict[str, Any] = {"n_ctx": 128, "n_gpu_layers": -1}
         if n_workers:
             sys.path.insert(0, str(ROOT))
-            from tests.rpc_servers import rpc_server
-
+            rpc_server = importlib.import_module("tests.rpc_servers").rpc_server
             workers = [opened.enter_context(rpc_server()) for _ in range(n_workers)]
             options["rpc_servers"] = [worker.endpoint for worker in workers]
         llama = opened.enter_context(llamacffi.Llama(path, backend=backend, **options))
