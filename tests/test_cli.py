@@ -130,6 +130,8 @@ def test_inspecting_what_fits(run: Run, model_path: Path) -> None:
     assert (memory["n_ctx"], memory["n_gpu_layers"], memory["n_layers"]) == (8192, 0, 31)
     poor = run("inspect", model_path, *options, "--fit-target", 2**30)
     assert json.loads(poor.stdout)["memory"]["n_ctx"] == 4096
+    unknown = run("inspect", model_path, "--device", "GPU77")
+    assert (unknown.exit_code, "GPU77" in unknown.stderr) == (1, True)
     for wrong in ("autoo", "5.5", ""):
         assert run("inspect", model_path, "-ngl", wrong).exit_code == 2
         assert run("inspect", model_path, "--n-ctx", wrong).exit_code == 2

@@ -18,6 +18,7 @@ from llamacffi.fitting import ATTEMPTS, plan_memory
 from llamacffi.measuring import ModelSource, measure
 from llamacffi.model_params import ModelParams
 from llamacffi.native.handle import live_handles
+from llamacffi.opening import open_fitted
 from tests.conftest import N_THREADS
 from tests.remote_devices import library_with_devices
 from tests.tiny_models import Sizes, write_model, write_split
@@ -75,8 +76,8 @@ def test_some_layers_fit(gpus: Callable[[int], int], model_path: Path) -> None:
 def test_nothing_fits(gpus: Callable[[int], int], model_path: Path) -> None:
     with opened(model_path, fit=Fit(margin=gpus(-1000))) as model:
         assert model.plan is not None
-        assert model.params.n_gpu_layers == 0
-        assert model.plan.devices[0].weights == 0
+        assert model.params.n_gpu_layers == model.plan.n_gpu_layers == 0
+        assert model.plan.devices == ()
 
 
 def test_the_context_is_shortened_first(gpus: Callable[[int], int], model_path: Path) -> None:
@@ -190,6 +191,33 @@ def test_warnings_are_not_repeated_for_each_measure(
         source = ModelSource(choose("auto"), [model_path])
         plan_memory(source, ModelParams("auto", devices=ONE), Fit(margin=gpus(80)))
     assert not [record for record in caplog.records if record.name == "llamacffi.native"]
+
+
+def test_a_context_that_finds_too_little_memory(
+    gpus: Callable[[int], int], model_path: Path
+) -> None:
+    before = live_handles()
+    layers: list[int] = []
+
+    def make(model: Model) -> str:
+        assert model.plan is not None
+        layers.append(model.plan.n_gpu_layers)
+        if len(layers) < 3:
+            raise DeviceMemoryError("No context, as far as this test goes.")
+        return "made"
+
+    fit = Fit(ContextParams(n_ctx=512))
+    model, made = open_fitted(lambda fit: opened(model_path, fit=fit), make, fit)
+    with model:
+        assert made == "made"
+        assert 31 == layers[0] > layers[1] > layers[2] > 0
+    with pytest.raises(DeviceMemoryError):  # with a number, nothing is tried again
+        open_fitted(lambda _: opened(model_path, n_gpu_layers=0), _no_context, fit)
+    assert live_handles() == before
+
+
+def _no_context(model: Model) -> str:
+    raise DeviceMemoryError(f"No context of {model}, as far as this test goes.")
 
 
 # -- devices that have less than they say ---------------------------------------------------------

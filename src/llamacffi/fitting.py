@@ -112,8 +112,11 @@ def fit_layers(
 
 
 def _has_gpu(source: ModelSource, params: ModelParams) -> bool:
+    if params.devices is None:
+        return any(device.type in ("gpu", "igpu") for device in source.devices())
+    # One that is named holds layers whatever its type is: a software renderer, say.
     return any(
-        device.type in ("gpu", "igpu") and (params.devices is None or device.name in params.devices)
+        device.name in params.devices and device.type not in ("cpu", "accel")
         for device in source.devices()
     )
 
@@ -138,6 +141,10 @@ def _fit_layers(
     elif params.tensor_split is not None:
         layers = [int(count) for count in params.tensor_split[: len(plan.devices)]]
     found = measure(source, params, _sized(context, n_ctx))
+    if params.n_gpu_layers == 0 and not _within(found, kept):
+        # Without a layer, too, a device would be lent large operations, and need memory for them.
+        params = replace(params, devices=())
+        found = measure(source, params, _sized(context, n_ctx))
     logger.info("Less goes to the devices, to leave %s MiB free:\n%s", fit.margin, found)
     return params, replace(found, layers=layers)
 

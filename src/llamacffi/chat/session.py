@@ -53,7 +53,7 @@ class ChatSession(Rounds):
         max_tool_rounds: How often in a row tools are called before the model has to answer
             without them.
         messages: A history to begin with.
-        n_ctx: Context length, if a context is made; 0 for the model's own.
+        n_ctx: Context length, if a context is made; 0 for the model's own, "auto" for what fits.
         n_threads: Threads, if a context is made; None for one per physical core.
         enable_thinking: Let a model that can think do so.
         reasoning_budget: Most tokens to think; -1 or None for any number.
@@ -90,7 +90,7 @@ class ChatSession(Rounds):
         max_tokens: int | None = None,
         max_tool_rounds: int = 8,
         messages: Iterable[Message] = (),
-        n_ctx: int = N_CTX,
+        n_ctx: int | str = N_CTX,
         n_threads: int | None = None,
         enable_thinking: bool = True,
         reasoning_budget: int | None = None,
@@ -129,7 +129,7 @@ class ChatSession(Rounds):
             trained = model.n_ctx_train or n_ctx
             self.context = Context(
                 model,
-                n_ctx=min(n_ctx, trained) if n_ctx else trained,
+                n_ctx=n_ctx if isinstance(n_ctx, str) else min(n_ctx or trained, trained),
                 n_seq_max=N_SESSIONS,
                 kv_unified=True,
                 n_threads=n_threads,

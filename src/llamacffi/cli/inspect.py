@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llamacffi.cli.model_options import NUMBER_OR_AUTO, fit_target_option, layers_option
-from llamacffi.errors import LlamaCffiError
+from llamacffi.errors import LlamaCffiError, ParameterError
 
 if TYPE_CHECKING:
+    from llamacffi.fitting import Fit
     from llamacffi.memory_plan import MemoryPlan
+    from llamacffi.model_params import ModelParams
     from llamacffi.native.library import Library
 
 __all__ = ["inspect"]
@@ -29,6 +31,7 @@ MAX_VALUE = 100
     help="Context length of the plan; 0: the model's, auto: what fits of that.",
 )  # fmt: skip
 @click.option("--backend", default="auto", show_default=True, help="The library to read with.")
+@click.option("--device", "devices", multiple=True, help="Use this device only; may be repeated.")
 @layers_option
 @fit_target_option
 @click.option("--tensors", "list_tensors", is_flag=True, help="List the tensors too.")
@@ -37,6 +40,7 @@ def inspect(
     model: str,
     n_ctx: int | str,
     backend: str,
+    devices: tuple[str, ...],
     n_gpu_layers: int | str,
     fit_margin: int,
     list_tensors: bool,
@@ -45,8 +49,11 @@ def inspect(
     """Show the metadata of MODEL's file, and what it would take of each device's memory."""
     from llamacffi import hub
     from llamacffi.backends import choose
+    from llamacffi.context_params import ContextParams
+    from llamacffi.fitting import Fit
     from llamacffi.gguf import GGUFFile
     from llamacffi.memory_plan import in_units
+    from llamacffi.model_params import ModelParams
 
     library = choose(backend)
     path = hub.resolve(model, progress=True)
@@ -69,7 +76,10 @@ def inspect(
     counts = ", ".join(f"{kind} {count:,}" for kind, count in types.most_common())
     shown += f"{facts['n_params']:,} parameters in {len(tensors)} tensors: {counts}\n\n"
     try:
-        plan = _plan(library, path, n_ctx, n_gpu_layers, fit_margin)
+        params = ModelParams(n_gpu_layers, devices=devices or None)
+        plan = _plan(library, path, params, Fit(ContextParams(n_ctx=n_ctx), fit_margin))
+    except ParameterError:
+        raise
     except LlamaCffiError as error:  # a vocabulary, or what this llama.cpp does not know
         facts["memory"] = {"error": str(error)}
         shown += f"No plan of the memory: {error}"
@@ -91,15 +101,10 @@ def inspect(
             click.echo(f"{tensor.name}  {tensor.type}  {tensor.n_elements:,}")
 
 
-def _plan(
-    library: Library, path: Path, n_ctx: int | str, n_gpu_layers: int | str, margin: int
-) -> MemoryPlan:
-    from llamacffi.context_params import ContextParams
-    from llamacffi.fitting import Fit, plan_memory
+def _plan(library: Library, path: Path, params: ModelParams, fit: Fit) -> MemoryPlan:
+    from llamacffi.fitting import plan_memory
     from llamacffi.gguf_check import check_model_file
     from llamacffi.measuring import ModelSource
-    from llamacffi.model_params import ModelParams
 
     check_model_file(path)
-    fit = Fit(ContextParams(n_ctx=n_ctx), margin)
-    return plan_memory(ModelSource(library, [path]), ModelParams(n_gpu_layers), fit)
+    return plan_memory(ModelSource(library, [path]), params, fit)
