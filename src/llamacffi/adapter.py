@@ -44,6 +44,7 @@ class Adapter(Owner):
                 parent.pointer, os.fsencode(self.path), error
             )
             library.log.drain()
+            library.check_servers(error, f"Loading {self.path}", parent)
             if not pointer:
                 raise AdapterError(
                     f"{self.path} is no adapter of {model}: "

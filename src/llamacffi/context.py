@@ -219,8 +219,18 @@ class Context(Decoding, States, Owner):
         check_size(self.model, params)
         threads = max(params.n_threads, params.n_threads_batch)
         with parent.lock:
-            context = lib.llamacffi_context_init(parent.pointer, params, self._state, self._error)
+            pointer, state, error = parent.pointer, self._state, self._error
+
+            def cancel() -> None:
+                state.cancel = 1
+
+            context = self.model.waiting(
+                lambda: lib.llamacffi_context_init(pointer, params, state, error),
+                cancel,
+                lambda made: made and lib.llamacffi_context_free(made),
+            )
             self.library.log.drain()
+            self.library.check_servers(self._error, "Making a context", parent)
             if not context:
                 message = self.library.message(self._error)
                 raise init_error(self.model, self.params, self._encodes, message)
@@ -233,16 +243,12 @@ class Context(Decoding, States, Owner):
                 lib.llama_attach_threadpool(context, pool, pool)
 
             def destroy(pointer: Any) -> None:
-                lib.llama_free(pointer)
+                lib.llamacffi_context_free(pointer)
                 if pool:
                     lib.ggml_threadpool_free(pool)
 
-            state = self._state  # not self: the handle must not keep the context alive
-
-            def interrupt() -> None:
-                state.cancel = 1
-
-            return Handle("context", context, destroy, parent, interrupt)
+            # None of these knows self: the handle must not keep the context alive.
+            return Handle("context", context, destroy, parent, cancel)
 
     def __repr__(self) -> str:
         return f"Context({self.model!r}, n_ctx={self.n_ctx}{', closed' if self.closed else ''})"

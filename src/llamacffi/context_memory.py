@@ -84,6 +84,8 @@ def check_size(model: Model, params: Any) -> None:
     Raises:
         DeviceMemoryError: It is larger.
     """
+    if model.is_remote:
+        return  # other machines have the most of it, and refuse what is too much themselves
     n_ctx = params.n_ctx or model.n_ctx_train
     if not (model.n_head and model.n_layer and model.n_ctx_train) or model.is_recurrent:
         return

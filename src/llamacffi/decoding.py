@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +18,8 @@ from llamacffi.errors import (
     UnsupportedError,
 )
 from llamacffi.native.handle import Handle
-from llamacffi.native.interruptible import run_interruptible
-from llamacffi.native.library import ASSERTION, Library
+from llamacffi.native.interruptible import in_main_thread, run_interruptible
+from llamacffi.native.library import UNUSABLE, Library
 from llamacffi.vocab import check_tokens
 
 if TYPE_CHECKING:
@@ -91,6 +90,7 @@ class Decoding:
             ContextFullError: No room for the tokens, or more outputs than n_outputs_max.
             CancelledError: `cancel` was called.
             DecodeError: llama.cpp failed; the memory is as before.
+            RemoteDeviceError: A server of the model is lost, and the model with it.
             EmptyInputError: No tokens.
         """
         kind = OUTPUTS.get(outputs)
@@ -272,13 +272,14 @@ class Decoding:
         if call is not None:
             with call.interrupting(self.cancel, self._forget_cancel):
                 code = function(pointer, *arguments, error)
-        elif count >= INTERRUPTIBLE_TOKENS and _in_main_thread():
+        elif (count >= INTERRUPTIBLE_TOKENS or self.model.is_remote) and in_main_thread():
             try:
                 code = run_interruptible(
                     lambda: int(function(pointer, *arguments, error)), self.cancel
                 )
             except BaseException:
                 self._state.cancel = 0
+                self.library.give_up(error, self._handle)  # it may not have stopped by itself
                 self._undo(starts)
                 raise
         else:
@@ -288,7 +289,7 @@ class Decoding:
         if code == 0:
             return
         if error.kind:
-            if error.kind != ASSERTION:
+            if error.kind not in UNUSABLE:
                 self._undo(starts)
             self.library.fail(error, "Decoding", self._handle)
         if code != INVALID_BATCH:
@@ -326,7 +327,3 @@ class Decoding:
         for sequence, start in starts:
             if not self.memory.remove(sequence, start):
                 self.memory.remove(sequence)  # a state that cannot go back
-
-
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()

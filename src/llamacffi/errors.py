@@ -35,6 +35,7 @@ __all__ = [
     "NativeError",
     "ParameterError",
     "PluginError",
+    "RemoteDeviceError",
     "ReplicaDiedError",
     "SamplingError",
     "SchemaError",
@@ -69,6 +70,10 @@ class PluginError(LlamaCffiError):
 
 class NativeError(LlamaCffiError):
     """llama.cpp threw an exception or failed an assertion; the message carries its own words."""
+
+
+class RemoteDeviceError(LlamaCffiError):
+    """A server of `rpc_servers` cannot be reached, or is lost with the models that use it."""
 
 
 # -- lifetimes ----------------------------------------------------------------------------------

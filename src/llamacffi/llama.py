@@ -28,6 +28,7 @@ from llamacffi.model import Model, Progress
 from llamacffi.model_params import SPLIT_MODES, MetadataValue, number_or_auto
 from llamacffi.opening import open_fitted
 from llamacffi.prompt_cache import BasePromptCache
+from llamacffi.rpc.remote import RPC_TIMEOUT_SECONDS
 from llamacffi.sampling.seeds import RANDOM_SEED
 from llamacffi.templates.choice import TemplateChoice
 from llamacffi.turn import Turn
@@ -66,6 +67,8 @@ class Llama(ChatCompleting, Embedding):
         split_mode: How several GPUs share the model: "none", "layer", "row", "tensor".
         main_gpu: The GPU for split_mode "none".
         tensor_split: The proportion of the model for each GPU.
+        rpc_servers: Workers on other machines, a list of "host:port"; see `Model`.
+        rpc_timeout: Seconds without an answer after which a worker counts as lost.
         vocab_only: Load no weights.
         use_mmap: Map the file into memory.
         use_mlock: Keep the model from being swapped out.
@@ -126,6 +129,8 @@ class Llama(ChatCompleting, Embedding):
         split_mode: int | str = "layer",
         main_gpu: int = 0,
         tensor_split: Sequence[float] | None = None,
+        rpc_servers: str | Sequence[str] | None = None,
+        rpc_timeout: float = RPC_TIMEOUT_SECONDS,
         vocab_only: bool = False,
         use_mmap: bool = True,
         use_mlock: bool = False,
@@ -213,6 +218,8 @@ class Llama(ChatCompleting, Embedding):
                 split_mode=_name("split_mode", split_mode, SPLIT_MODES, "layer"),
                 main_gpu=main_gpu,
                 tensor_split=tensor_split,
+                rpc_servers=rpc_servers,
+                rpc_timeout=rpc_timeout,
                 vocab_only=vocab_only,
                 load_mode=load_modes.get((use_mmap, use_mlock), "none"),
                 metadata_overrides=kv_overrides,

@@ -20,6 +20,7 @@ from llamacffi.memory_plan import DeviceMemory, MemoryPlan, in_units
 from llamacffi.model_params import ModelParams
 from llamacffi.native.interruptible import run_interruptible
 from llamacffi.native.library import Library
+from llamacffi.rpc import RemoteServers
 
 __all__ = ["SMALLEST", "ModelSource", "is_about_memory", "measure", "out_of_memory", "run_fit"]
 
@@ -33,18 +34,21 @@ class ModelSource:
     Attributes:
         library: The library.
         paths: The model's files.
+        servers: The machines that it may be put on, too.
     """
 
     library: Library
     paths: Sequence[Path]
+    servers: RemoteServers | None = None
 
     def native(self, params: ModelParams) -> tuple[Any, list[Any]]:
         """See `ModelParams.to_native`."""
-        return params.to_native(self.library)
+        return params.to_native(self.library, self.servers)
 
     def devices(self) -> tuple[Device, ...]:
         """The devices that it may be put on."""
-        return devices(self.library)
+        remote = self.servers.found if self.servers is not None else ()
+        return remote + devices(self.library)
 
 
 def measure(
@@ -117,6 +121,7 @@ def run_fit(source: ModelSource, call: Callable[..., Any]) -> tuple[Any, Any]:
 
     result = run_interruptible(lambda: call(names, state, error), cancel, tick=library.log.drain)
     library.log.drain()
+    library.check_servers(error, f"Measuring {source.paths[0]}")
     return result, error
 
 

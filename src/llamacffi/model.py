@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llamacffi.backends import AUTO, Device, choose
 from llamacffi.backends.devices import devices as library_devices
@@ -26,8 +26,10 @@ from llamacffi.measuring import SMALLEST, ModelSource, is_about_memory, measure,
 from llamacffi.memory_plan import MemoryPlan
 from llamacffi.model_params import MetadataValue, ModelParams, number_or_auto
 from llamacffi.native.handle import Handle, Owner
-from llamacffi.native.interruptible import run_interruptible
+from llamacffi.native.interruptible import in_main_thread, run_interruptible
 from llamacffi.native.library import Library
+from llamacffi.rpc import RemoteServers, parse_endpoints
+from llamacffi.rpc.remote import RPC_TIMEOUT_SECONDS, check_timeout
 from llamacffi.vocab import Vocab
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ __all__ = ["Model"]
 
 logger = logging.getLogger("llamacffi.fitting")
 
+Result = TypeVar("Result")
 Progress = bool | Callable[[float], bool | None]
 MAGIC = b"GGUF"
 _CHARS = 256
@@ -68,8 +71,19 @@ class Model(Owner):
         load_mtp: Load the layers for multi-token prediction, if there are any.
         fit: With n_gpu_layers="auto": the context that will be made, how much memory is to stay
             free. None for a context of up to the trained length, and 1 GiB on each device.
+        rpc_servers: Workers on other machines, `["host:port", ...]`: their devices hold layers,
+            too, and are called "RPC0", "RPC1", ... in this order. See docs/rpc.md: nothing is
+            encrypted.
+        rpc_timeout: Seconds without an answer after which a worker counts as lost. It should be
+            longer than n_batch tokens may take to compute.
         progress: True for a progress bar on standard error; or a callable that gets a number
             from 0 to 1, and cancels the load by returning False.
+
+    Attributes:
+        params: The parameters.
+        paths: The files.
+        library: The library it was loaded with.
+        is_remote: Whether other machines hold a part of it, and calls may have to wait for them.
 
     Raises:
         ModelNotFoundError: No such file or alias.
@@ -79,6 +93,7 @@ class Model(Owner):
             only after loads with less on the devices.
         ModelLoadError: It could not be loaded for another reason.
         BackendUnavailableError: The backend cannot be used here.
+        RemoteDeviceError: One of rpc_servers cannot be reached, or was lost.
         CancelledError: The progress callable returned False.
         ValueError: A parameter that makes no sense.
     """
@@ -103,8 +118,11 @@ class Model(Owner):
         no_host: bool = False,
         load_mtp: bool = False,
         fit: Fit | None = None,
+        rpc_servers: str | Sequence[str] | None = None,
+        rpc_timeout: float = RPC_TIMEOUT_SECONDS,
         progress: Progress = False,
     ) -> None:
+        check_timeout(rpc_timeout)
         self.params = ModelParams(
             n_gpu_layers=number_or_auto("n_gpu_layers", n_gpu_layers),
             split_mode=split_mode,
@@ -120,6 +138,7 @@ class Model(Owner):
             use_extra_buffers=use_extra_buffers,
             no_host=no_host,
             load_mtp=load_mtp,
+            rpc_servers=parse_endpoints(rpc_servers),
         )
         self.paths: list[Path] = _resolve(path, progress)
         positions = [check_model_file(file, self.params.metadata_overrides) for file in self.paths]
@@ -128,10 +147,19 @@ class Model(Owner):
         # What went where, if n_gpu_layers is "auto" and there is a GPU; and how it was asked for.
         self.plan: MemoryPlan | None = None
         self.fit: Fit | None = None
-        if self.params.n_gpu_layers == AUTO:
-            self._handle = self._load_fitted(progress, fit or Fit())
-        else:
-            self._handle = self._load(progress)
+        self._servers: RemoteServers | None = None
+        if self.params.rpc_servers and not vocab_only:
+            self._servers = RemoteServers(self.library, self.params.rpc_servers, rpc_timeout)
+        self.is_remote = self._servers is not None
+        try:
+            if self.params.n_gpu_layers == AUTO:
+                self._handle = self._load_fitted(progress, fit or Fit())
+            else:
+                self._handle = self._load(progress, self._servers)
+        except BaseException:
+            if self._servers is not None:
+                self._servers.close()
+            raise
         self._handle.keep_alive(self)
 
     # -- loading and closing ----------------------------------------------------------------
@@ -139,7 +167,7 @@ class Model(Owner):
     @property
     def source(self) -> ModelSource:
         """What it is loaded from."""
-        return ModelSource(self.library, self.paths)
+        return ModelSource(self.library, self.paths, self._servers)
 
     def _load_fitted(self, progress: Progress, fit: Fit) -> Handle:
         asked = self.params
@@ -147,17 +175,17 @@ class Model(Owner):
             self.params, self.plan = fit_layers(self.source, asked, fit)
             self.fit = fit
             try:
-                return self._load(progress)
+                return self._load(progress, self._servers)
             except DeviceMemoryError as error:
                 if self.plan is None or fit.next is None:
                     raise
                 logger.warning("%s It is tried again with less on the devices.", error)
                 fit = fit.next
 
-    def _load(self, progress: Progress) -> Handle:
+    def _load(self, progress: Progress, servers: RemoteServers | None) -> Handle:
         library = self.library
         ffi, lib = library.ffi, library.lib
-        params, keep = self.params.to_native(library)
+        params, keep = self.params.to_native(library, servers)
         state = ffi.new("struct llamacffi_progress *")
         error = library.new_error()
         encoded = [ffi.new("char[]", os.fsencode(path)) for path in self.paths]
@@ -172,6 +200,11 @@ class Model(Owner):
             if not report(state.value):
                 cancel()
 
+        def destroy(pointer: Any) -> None:
+            lib.llama_model_free(pointer)
+            if servers is not None:
+                servers.close()
+
         with _reporter(progress, self.path.name) as report:
             pointer = run_interruptible(
                 lambda: lib.llamacffi_model_load(names, len(encoded), params, state, error),
@@ -180,7 +213,7 @@ class Model(Owner):
                 tick=tick,
             )
             if pointer:
-                handle = Handle("model", pointer, lib.llama_model_free)
+                handle = Handle("model", pointer, destroy)
                 try:
                     state.cancel = not report(1.0)
                 except BaseException:
@@ -189,6 +222,7 @@ class Model(Owner):
         library.log.drain()
         del keep
         if not pointer:
+            library.check_servers(error, f"Loading {self.path}")
             raise self._load_error(state, library.message(error))
         if state.cancel:
             handle.close()
@@ -235,8 +269,33 @@ class Model(Owner):
 
     @property
     def available_devices(self) -> tuple[Device, ...]:
-        """The devices of the library this model was loaded with."""
-        return library_devices(self.library)
+        """The devices of the library this model was loaded with; first those of its servers.
+
+        Raises:
+            RemoteDeviceError: A server does not answer.
+        """
+        if self._servers is None:
+            return library_devices(self.library)
+        with self._handle.lock:
+            _ = self._handle.pointer  # refuses a model whose connections are closed
+            return self._servers.devices() + library_devices(self.library)
+
+    def waiting(
+        self,
+        call: Callable[[], Result],
+        cancel: Callable[[], object],
+        discard: Callable[[Result], object] | None = None,
+    ) -> Result:
+        """Make a native call that may wait for another machine, so that Ctrl-C ends it.
+
+        Args:
+            call: The call, short but for that.
+            cancel: See `run_interruptible`.
+            discard: See `run_interruptible`.
+        """
+        if self.is_remote and in_main_thread():
+            return run_interruptible(call, cancel, discard)
+        return call()
 
     @cached_property
     def vocab(self) -> Vocab:

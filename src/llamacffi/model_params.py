@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llamacffi.backends import AUTO
+from llamacffi.backends import AUTO, Device
 from llamacffi.backends.devices import device_pointers, devices
 from llamacffi.errors import ParameterError
 from llamacffi.native.library import Library
+from llamacffi.rpc import Endpoint, RemoteServers
 
 __all__ = ["LAZY_MODES", "LOAD_MODES", "SPLIT_MODES", "ModelParams", "choice", "number_or_auto"]
 
@@ -58,9 +59,16 @@ class ModelParams:
     use_extra_buffers: bool = True
     no_host: bool = False
     load_mtp: bool = False
+    rpc_servers: tuple[Endpoint, ...] = ()
 
-    def to_native(self, library: Library) -> tuple[Any, list[Any]]:
+    def to_native(
+        self, library: Library, servers: RemoteServers | None = None
+    ) -> tuple[Any, list[Any]]:
         """Build the struct.
+
+        Args:
+            library: What the model is to be loaded with.
+            servers: The connections to `rpc_servers`; None without any.
 
         Returns:
             The `struct llama_model_params *`, and the objects it points to, to be kept alive
@@ -72,12 +80,13 @@ class ModelParams:
         ffi, lib = library.ffi, library.lib
         params = ffi.new("struct llama_model_params *", lib.llama_model_default_params())
         keep: list[Any] = []
+        known = _known_devices(library, servers)
         n_gpu_layers = number_or_auto("n_gpu_layers", self.n_gpu_layers)
         params.n_gpu_layers = -1 if n_gpu_layers == AUTO else n_gpu_layers
         params.split_mode = choice("split_mode", self.split_mode, SPLIT_MODES)
         params.load_mode = choice("load_mode", self.load_mode, LOAD_MODES)
         params.lazy_mode = choice("lazy_mode", self.lazy_mode, LAZY_MODES)
-        params.main_gpu = self._checked_main_gpu(library)
+        params.main_gpu = self._checked_main_gpu(known)
         params.vocab_only = self.vocab_only
         params.check_tensors = self.check_tensors
         params.use_extra_bufts = self.use_extra_buffers
@@ -85,16 +94,16 @@ class ModelParams:
         params.load_mtp = self.load_mtp
         if self.tensor_split is not None:
             params.tensor_split = self._tensor_split(library, keep)
-        if self.devices is not None:
-            params.devices = self._devices(library, keep)
+        if self.devices is not None or servers is not None:
+            params.devices = self._devices(library, known, keep)
         if self.buffer_overrides:
-            params.tensor_buft_overrides = self._buffer_overrides(library, keep)
+            params.tensor_buft_overrides = self._buffer_overrides(library, known, keep)
         if self.metadata_overrides:
             params.kv_overrides = self._metadata_overrides(library, keep)
         return params, keep
 
-    def _checked_main_gpu(self, library: Library) -> int:
-        gpus = [device for device in devices(library) if device.type in ("gpu", "igpu")]
+    def _checked_main_gpu(self, known: Sequence[tuple[Device, Any]]) -> int:
+        gpus = [device for device, _ in known if device.type in ("gpu", "igpu")]
         if self.main_gpu < 0 or self.main_gpu >= max(1, len(gpus)):
             raise ParameterError(
                 f"main_gpu={self.main_gpu}: this library has {len(gpus)} GPU devices."
@@ -114,28 +123,36 @@ class ModelParams:
         keep.append(array)
         return array
 
-    def _devices(self, library: Library, keep: list[Any]) -> Any:
-        assert self.devices is not None
-        by_name = dict(
-            zip((d.name for d in devices(library)), device_pointers(library), strict=True)
-        )
-        unknown = [name for name in self.devices if name not in by_name]
+    def _devices(
+        self, library: Library, known: Sequence[tuple[Device, Any]], keep: list[Any]
+    ) -> Any:
+        by_name = {device.name: (device, pointer) for device, pointer in known}
+        names = _default_devices(known) if self.devices is None else self.devices
+        unknown = [name for name in names if name not in by_name]
         if unknown:
             raise ParameterError(
-                f"devices={list(self.devices)}: this library has {', '.join(by_name)}, "
+                f"devices={list(names)}: this library has {', '.join(by_name)}, "
                 f"not {', '.join(map(repr, unknown))}."
             )
         # llama.cpp always has the CPU at hand and refuses it in this list.
-        kinds = {device.name: device.type for device in devices(library)}
-        pointers = [by_name[name] for name in self.devices if kinds[name] != "cpu"]
+        chosen = [by_name[name] for name in names]
+        pointers = [pointer for device, pointer in chosen if device.type != "cpu"]
+        limit = library.lib.llama_max_devices()
+        if len(pointers) > limit:
+            raise ParameterError(
+                f"devices={list(names)}: llama.cpp splits a model over {limit} devices at most. "
+                "Name fewer."
+            )
         array = library.ffi.new("ggml_backend_dev_t[]", [*pointers, library.ffi.NULL])
         keep.append(array)
         return array
 
-    def _buffer_overrides(self, library: Library, keep: list[Any]) -> Any:
+    def _buffer_overrides(
+        self, library: Library, known: Sequence[tuple[Device, Any]], keep: list[Any]
+    ) -> Any:
         ffi, lib = library.ffi, library.lib
         types = {}
-        for pointer in device_pointers(library):
+        for _, pointer in known:
             buffer_type = lib.ggml_backend_dev_buffer_type(pointer)
             if buffer_type:
                 types[ffi.string(lib.ggml_backend_buft_name(buffer_type)).decode()] = buffer_type
@@ -180,6 +197,22 @@ class ModelParams:
                 )
         keep.append(array)
         return array
+
+
+def _known_devices(library: Library, servers: RemoteServers | None) -> list[tuple[Device, Any]]:
+    """Each device that the model may use, and its pointer; those of servers first."""
+    known = list(zip(devices(library), device_pointers(library), strict=True))
+    if servers is None:
+        return known
+    return [*zip(servers.found, servers.pointers, strict=True), *known]
+
+
+def _default_devices(known: Sequence[tuple[Device, Any]]) -> list[str]:
+    """As llama.cpp chooses: servers, then GPUs, or integrated ones where there is no other."""
+    gpus = [device.name for device, _ in known if device.type == "gpu"]
+    if all(name.startswith("RPC") for name in gpus):
+        gpus += [device.name for device, _ in known if device.type == "igpu"]
+    return gpus
 
 
 def _short(text: str, what: str) -> bytes:

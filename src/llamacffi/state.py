@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,7 @@ class States:
     _ffi: Any
     _lib: Any
     _error: Any
+    _state: Any
     _handle: Handle
     _n_vocab: int
     _has_memory: bool
@@ -123,12 +125,13 @@ class States:
         whole = sequence is None
         number = EVERY if sequence is None else sequence
         with self._handle.lock:
-            size = self._lib.llamacffi_state_size(self._handle.pointer, number, self._error)
+            pointer = self._handle.pointer
+            size = self._lib.llamacffi_state_size(pointer, number, self._error)
             self.library.check(self._error, "Measuring the state", self._handle)
             allocate = self._ffi.new_allocator(should_clear_after_alloc=False)
             buffer = allocate("uint8_t[]", size)
-            written = self._lib.llamacffi_state_get(
-                self._handle.pointer, number, buffer, size, self._error
+            written = self._waiting(
+                lambda: self._lib.llamacffi_state_get(pointer, number, buffer, size, self._error)
             )
             if self._error.kind or not written or written != size:
                 self.library.fail(self._error, "Saving the state", self._handle)
@@ -152,8 +155,11 @@ class States:
             pointer, memory = self._handle.pointer, self.memory
             data = self._ffi.from_buffer("uint8_t[]", state.native)
             memory.forget_tokens(None if target == EVERY else target)
-            done = self._lib.llamacffi_state_set(pointer, target, data, len(data), self._error)
+            done = self._waiting(
+                lambda: self._lib.llamacffi_state_set(pointer, target, data, len(data), self._error)
+            )
             self.library.log.drain()
+            self.library.check_servers(self._error, "Loading the state", self._handle)
             emptied = "All sequences are" if target == EVERY else f"Sequence {target} is"
             if not done:
                 raise StateError(
@@ -172,6 +178,18 @@ class States:
                         f"{there[1]}. {emptied} empty now: decode the prompt again."
                     )
                 memory.note_decoded(place, 0, item.tokens.tolist())
+
+    def _waiting(self, call: Callable[[], Any]) -> Any:
+        """Make a call that may wait for another machine."""
+
+        def cancel() -> None:
+            self._state.cancel = 1
+
+        try:
+            return self.model.waiting(call, cancel)
+        except BaseException:
+            self._state.cancel = 0  # it was meant for this call alone
+            raise
 
     def check_state(self, state: State, sequence: int | None = None) -> int:
         """Refuse a state that cannot be loaded here.

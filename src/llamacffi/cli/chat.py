@@ -62,6 +62,7 @@ def _talk(
     backend: str,
     n_gpu_layers: int | str,
     fit_margin: int,
+    rpc_servers: str | None,
     **settings: Any,
 ) -> bool:
     """Whether anything went wrong."""
@@ -77,7 +78,12 @@ def _talk(
     shown = sys.stderr.isatty()
     loaded, memory = open_fitted(
         lambda fit: Model(
-            model, backend=backend, n_gpu_layers=n_gpu_layers, fit=fit, progress=shown
+            model,
+            backend=backend,
+            n_gpu_layers=n_gpu_layers,
+            rpc_servers=rpc_servers,
+            fit=fit,
+            progress=shown,
         ),
         lambda model: Context(model, n_ctx=n_ctx, n_threads=n_threads, fit_margin=fit_margin),
         Fit(ContextParams(n_ctx=n_ctx), fit_margin),

@@ -48,6 +48,7 @@ def complete(
     backend: str,
     n_gpu_layers: int | str,
     fit_margin: int,
+    rpc_servers: str | None,
     quiet: bool,
 ) -> None:
     """Complete PROMPT (or standard input) with MODEL, printing the text as it comes.
@@ -70,6 +71,7 @@ def complete(
         n_threads=n_threads,
         n_gpu_layers=n_gpu_layers,
         fit_margin=fit_margin,
+        rpc_servers=rpc_servers,
         draft_model=_drafter(model_draft, backend),
         progress=not quiet and sys.stderr.isatty(),
     ) as llama:

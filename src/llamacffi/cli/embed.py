@@ -74,6 +74,7 @@ def embed(
     backend: str,
     n_gpu_layers: int | str,
     fit_margin: int,
+    rpc_servers: str | None,
 ) -> None:
     """Turn each TEXT (or each line of standard input) into a vector with MODEL.
 
@@ -90,6 +91,7 @@ def embed(
         n_threads=n_threads,
         n_gpu_layers=n_gpu_layers,
         fit_margin=fit_margin,
+        rpc_servers=rpc_servers,
         pooling_type=pooling,
         progress=sys.stderr.isatty(),
     ) as llama:

@@ -13,7 +13,9 @@ from llamacffi.errors import LlamaCffiError
 
 __all__ = ["main"]
 
-COMMANDS = ("backends", "chat", "complete", "embed", "inspect", "plugins", "pull", "serve")
+COMMANDS = (
+    "backends", "chat", "complete", "embed", "inspect", "plugins", "pull", "rpc-server", "serve"
+)  # fmt: skip
 
 
 class _Group(click.Group):
@@ -23,8 +25,9 @@ class _Group(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"llamacffi.cli.{cmd_name}")
-        command = getattr(module, cmd_name)
+        name = cmd_name.replace("-", "_")
+        module = importlib.import_module(f"llamacffi.cli.{name}")
+        command = getattr(module, name)
         assert isinstance(command, click.Command)
         return command
 

@@ -45,11 +45,15 @@ _OPTIONS = (
     click.option("--backend", default="auto", show_default=True),
     layers_option,
     fit_target_option,
+    click.option(
+        "--rpc", "rpc_servers", metavar="HOST:PORT,...",
+        help="Machines that run `llamacffi rpc-server`, to hold layers, too.",
+    ),
 )  # fmt: skip
 
 
 def model_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options to a command: n_ctx, n_threads, backend, n_gpu_layers and fit_margin."""
+    """Add the options: n_ctx, n_threads, backend, n_gpu_layers, fit_margin and rpc_servers."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command

@@ -108,6 +108,7 @@ def serve(
     backend: str,
     n_gpu_layers: int | str,
     fit_margin: int,
+    rpc_servers: str | None,
 ) -> None:
     """Serve MODEL over HTTP with OpenAI's interface.
 
@@ -146,6 +147,7 @@ def serve(
         "backend": backend,
         "n_gpu_layers": n_gpu_layers,
         "fit_margin": fit_margin,
+        "rpc_servers": None if rpc_servers is None else tuple(rpc_servers.split(",")),
         "n_parallel": n_parallel,
         "n_ctx": n_ctx,
         "n_threads": n_threads or _share_of_threads(n_workers),

@@ -249,7 +249,7 @@ class Engine(ChatCompleting, Embedding):
         self._line.add(requests)
         self._loop.wake()
         if self._loop.stopped is not None:
-            raise ClosedError(self._loop.stopped)
+            raise self._loop.refusal()
         return requests
 
     def cancel(self, requests: Sequence[Request]) -> None:
@@ -314,7 +314,9 @@ class Engine(ChatCompleting, Embedding):
     def _check_open(self) -> None:
         self._check_process()
         if self.closed:
-            raise ClosedError(self._loop.stopped or "This engine is closing.")
+            if self._loop.stopped is not None:
+                raise self._loop.refusal()
+            raise ClosedError("This engine is closing.")
 
     # -- facts and lifetime -------------------------------------------------------------------
 

@@ -15,7 +15,13 @@ from llamacffi.engine.places import Places
 from llamacffi.engine.request import Request
 from llamacffi.engine.stats import Counters
 from llamacffi.engine.steps import Steps
-from llamacffi.errors import CancelledError, ClosedError, DeadlineError
+from llamacffi.errors import (
+    CancelledError,
+    ClosedError,
+    DeadlineError,
+    LlamaCffiError,
+    RemoteDeviceError,
+)
 
 __all__ = ["Loop"]
 
@@ -59,6 +65,7 @@ class Loop:
         self._next_look = 0.0
         self._progress = -1  # how much was done when a context was last given up
         self._stop: str | None = None
+        self._kind: type[LlamaCffiError] = ClosedError  # how that is told
         self.closing = False  # no more requests are taken
         self.thread = threading.Thread(target=self._work, name="llamacffi-engine", daemon=True)
         self.thread.start()
@@ -97,6 +104,10 @@ class Loop:
         """Why the loop takes no more requests; None if it does."""
         return self._stop
 
+    def refusal(self) -> LlamaCffiError:
+        """What requests get that come when it has stopped."""
+        return self._kind(self._stop)
+
     @property
     def n_running(self) -> int:
         """How many requests have a place."""
@@ -132,7 +143,7 @@ class Loop:
         self._places.running.clear()
         for request in ended:
             self.counters.failed += 1
-            request.deliver(ClosedError(self._stop))
+            request.deliver(self.refusal())
         while not self._errands.empty():
             self._run_errands()
         self._flush()
@@ -193,6 +204,9 @@ class Loop:
         self._progress = progress
         try:
             self.context = self._make_context()
+        except RemoteDeviceError as error:
+            self._stop, self._kind = str(error), RemoteDeviceError
+            return
         except Exception as error:
             self._stop = f"The context failed, and no other one could be made: {error}"
             return

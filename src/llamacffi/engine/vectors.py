@@ -13,7 +13,7 @@ from llamacffi.call import current_call
 from llamacffi.context import Context
 from llamacffi.embedding import Embedder
 from llamacffi.engine.loop import Loop
-from llamacffi.errors import ClosedError, DeadlineError
+from llamacffi.errors import DeadlineError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,7 +113,7 @@ class VectorDesk:
         with nullcontext() if call is None else call.interrupting(lambda: news.put(None)):
             for _ in range(count):
                 if self._loop.stopped is not None:
-                    raise ClosedError(self._loop.stopped)
+                    raise self._loop.refusal()
                 try:
                     error = news.get(timeout=None if until is None else until - time.monotonic())
                 except (queue.Empty, ValueError):  # the time may be over already
@@ -150,7 +150,7 @@ class VectorDesk:
         entries, error = window, None
         try:
             if self._loop.stopped is not None:
-                raise ClosedError(self._loop.stopped)
+                raise self._loop.refusal()
             embedder = self.embedder
             packs = embedder.packs([entry.tokens for entry in window])
             pack = next(pack for pack in packs if 0 in pack.indexes)

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "llamacffi-rpc.h"
 #include "shim.h"
 
 #include <cstdlib>
@@ -46,6 +47,9 @@ Result guarded(llamacffi_error * error, Result fallback, Work && work) noexcept 
     error->message[0] = '\0';
     std::string log;
     std::string * const outer_capture = std::exchange(capture, &log);
+    if (guard_depth == 0 && llamacffi_rpc_failed()) {
+        llamacffi_rpc_take_failure();  // of a call that nobody guarded
+    }
     guard_depth++;
     Result result = fallback;
     try {
@@ -64,6 +68,13 @@ Result guarded(llamacffi_error * error, Result fallback, Work && work) noexcept 
     }
     guard_depth--;
     capture = outer_capture;
+    if (guard_depth == 0 && llamacffi_rpc_failed()) {
+        // llama.cpp went on with zeros: whatever it returned or threw means nothing.
+        const bool abandoned = error->kind == LLAMACFFI_ERROR_ASSERTION;
+        report(error, abandoned ? LLAMACFFI_ERROR_REMOTE_ASSERTION : LLAMACFFI_ERROR_REMOTE,
+               llamacffi_rpc_take_failure().c_str(), {});
+        return fallback;
+    }
     return result;
 }
 

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from llamacffi.errors import ClosedError, ForkedError, NativeError
+from llamacffi.errors import ClosedError, ForkedError, NativeError, RemoteDeviceError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -72,6 +72,7 @@ class Handle:
         "_destroy",
         "_forks",
         "_interrupt",
+        "_lost",
         "_parent",
         "_pins",
         "_pointer",
@@ -97,6 +98,7 @@ class Handle:
         self._pins: dict[int, weakref.ref[Any]] = {}
         self._closing = False
         self._broken: str | None = None
+        self._lost: str | None = None
         self._forks = _forks
         with _live_lock:
             _live[kind] += 1
@@ -111,8 +113,9 @@ class Handle:
             ClosedError: The object was closed.
             ForkedError: This process is a fork of the one that made it.
             NativeError: An assertion failed inside llama.cpp, and the object was given up.
+            RemoteDeviceError: A server that it needs is lost.
         """
-        if self._closing or self._forks != _forks or self._broken is not None:
+        if self._closing or self._forks != _forks or self._broken is not None or self._lost:
             raise self._refusal()
         return self._pointer
 
@@ -123,8 +126,8 @@ class Handle:
 
     @property
     def broken(self) -> bool:
-        """Whether the object was given up after a failed assertion."""
-        return self._broken is not None
+        """Whether the object was given up: after a failed assertion, or with a server."""
+        return self._broken is not None or self._lost is not None
 
     def _refusal(self) -> Exception:
         if self._forks != _forks:
@@ -132,6 +135,11 @@ class Handle:
                 f"This {self.kind} was made before os.fork() and belongs to the parent process: "
                 "its threads did not come along. Create a new one in the child, or start "
                 "workers with multiprocessing's 'spawn' method."
+            )
+        if self._lost is not None and not self._closing:
+            return RemoteDeviceError(
+                f"This {self.kind} was given up with a server that it needs. {self._lost}. Close "
+                "the model, and load it again when the server is back."
             )
         if self._broken is not None:
             return NativeError(
@@ -166,6 +174,18 @@ class Handle:
         while handle is not None:  # its threads may still read the parents' memory
             handle._destroy = _leave
             handle = handle._parent
+
+    def lose(self, reason: str) -> None:
+        """Use neither it nor its relatives again, whose server is lost; freeing them is safe."""
+        root = self
+        while root._parent is not None:
+            root = root._parent
+        root._mark_lost(reason)
+
+    def _mark_lost(self, reason: str) -> None:
+        self._lost = self._lost or reason
+        for child in list(self._children):
+            child._mark_lost(reason)
 
     def release(self) -> Any:
         """Give the ownership away: return the pointer, and never free it."""
@@ -233,7 +253,7 @@ class Owner:
 
     @property
     def broken(self) -> bool:
-        """Whether the object was given up after a failed assertion inside llama.cpp."""
+        """Whether it was given up: an assertion failed inside llama.cpp, or a server is lost."""
         return self._handle.broken
 
     def __enter__(self) -> Self:

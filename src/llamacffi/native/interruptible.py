@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from llamacffi.call import check_cancelled
 
-__all__ = ["run_interruptible"]
+__all__ = ["in_main_thread", "run_interruptible"]
 
 Result = TypeVar("Result")
 TICK_SECONDS = 0.05
@@ -63,6 +63,11 @@ def run_interruptible(
     if errors:
         raise errors[0]
     return results[0]
+
+
+def in_main_thread() -> bool:
+    """Whether this is the thread that signal handlers run in."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def _wait_through(done: threading.Event) -> None:

@@ -8,7 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from llamacffi.errors import BackendUnavailableError, LibraryMismatchError, NativeError
+from llamacffi.errors import (
+    BackendUnavailableError,
+    LibraryMismatchError,
+    NativeError,
+    RemoteDeviceError,
+)
 from llamacffi.native.elf import missing_bytes
 from llamacffi.native.handle import Handle
 from llamacffi.native.layout import differences
@@ -16,7 +21,9 @@ from llamacffi.native.logs import NativeLog
 
 __all__ = ["Library", "LibraryInfo", "open_library", "read_info"]
 
-ASSERTION = 2  # LLAMACFFI_ERROR_ASSERTION
+# LLAMACFFI_ERROR_*: after these the object must not be used again.
+ASSERTION, REMOTE, REMOTE_ASSERTION = 2, 4, 5
+UNUSABLE = (ASSERTION, REMOTE, REMOTE_ASSERTION)
 MAX_DIFFERENCES_SHOWN = 8
 
 
@@ -137,16 +144,34 @@ class Library:
 
         Raises:
             NativeError: With llama.cpp's own words.
+            RemoteDeviceError: A server that the object needs is lost.
         """
         if error.kind:
             self.fail(error, asked, handle)
+
+    def check_servers(self, error: Any, asked: str, handle: Handle | None = None) -> None:
+        """As check(), where other failures are the caller's to tell."""
+        if error.kind in (REMOTE, REMOTE_ASSERTION):
+            self.fail(error, asked, handle)
+
+    def give_up(self, error: Any, handle: Handle) -> None:
+        """Have an object refused from now on if a guarded call left it unusable."""
+        if error.kind in (ASSERTION, REMOTE_ASSERTION):
+            handle.give_up(self.message(error))
+        if error.kind in (REMOTE, REMOTE_ASSERTION):
+            handle.lose(self.message(error))
 
     def fail(self, error: Any, asked: str, handle: Handle | None = None) -> NoReturn:
         """Raise the failure that a guarded call reported; see check()."""
         self.log.drain()
         message = self.message(error)
-        if error.kind == ASSERTION and handle is not None:
-            handle.give_up(message)
+        if handle is not None:
+            self.give_up(error, handle)
+        if error.kind in (REMOTE, REMOTE_ASSERTION):
+            raise RemoteDeviceError(
+                f"{asked} failed: {message}. The model is given up: close it, and load it again "
+                "when the server is back."
+            )
         raise NativeError(f"{asked} failed inside llama.cpp: {message}")
 
 

@@ -1,6 +1,7 @@
 // The C++ side of the border: see shim.h for the contract of each function.
 
 #include "guard.h"
+#include "remote.h"
 
 #include <algorithm>
 #include <atomic>
@@ -116,7 +117,7 @@ void on_abort(const char * message) {
 bool on_progress(float value, void * user_data) {
     auto * progress = static_cast<llamacffi_progress *>(user_data);
     progress->value = value;
-    return progress->cancel == 0;
+    return progress->cancel == 0 && !llamacffi_rpc_failed();
 }
 
 bool on_compute(void * user_data) {
@@ -211,24 +212,44 @@ int32_t llamacffi_log_read(int32_t * level, char * text, int32_t size) {
 llama_model * llamacffi_model_load(
         const char ** paths, size_t n_paths, const llama_model_params * params,
         llamacffi_progress * progress, llamacffi_error * error) {
-    return guarded<llama_model *>(error, nullptr, [&] {
+    return guarded<llama_model *>(error, nullptr, [&]() -> llama_model * {
         llama_model_params own = *params;
         own.progress_callback = on_progress;
         own.progress_callback_user_data = progress;
-        return n_paths == 1 ? llama_model_load_from_file(paths[0], own)
-                            : llama_model_load_from_splits(paths, n_paths, own);
+        const interruptible_waits waits(progress);
+        llama_model * model = n_paths == 1 ? llama_model_load_from_file(paths[0], own)
+                                           : llama_model_load_from_splits(paths, n_paths, own);
+        if (model != nullptr && llamacffi_rpc_failed()) {
+            llama_model_free(model);
+            return nullptr;
+        }
+        return model;
     });
 }
 
 llama_context * llamacffi_context_init(
         llama_model * model, const llama_context_params * params, llamacffi_progress * progress,
         llamacffi_error * error) {
-    return guarded<llama_context *>(error, nullptr, [&] {
+    return guarded<llama_context *>(error, nullptr, [&]() -> llama_context * {
         llama_context_params own = *params;
         own.abort_callback = on_compute;
         own.abort_callback_data = progress;
-        return llama_init_from_model(model, own);
+        const interruptible_waits waits(progress);
+        llama_context * ctx = llama_init_from_model(model, own);
+        if (ctx != nullptr && llamacffi_rpc_failed()) {
+            llama_free(ctx);
+            return nullptr;
+        }
+        if (ctx != nullptr) {
+            note_flag(ctx, progress);
+        }
+        return ctx;
     });
+}
+
+void llamacffi_context_free(llama_context * ctx) {
+    forget_flag(ctx);
+    llama_free(ctx);
 }
 
 llama_adapter_lora * llamacffi_adapter_load(
@@ -253,18 +274,36 @@ gguf_context * llamacffi_gguf_open(const char * path, llamacffi_error * error) {
 
 // -- decoding -----------------------------------------------------------------------------------------
 
+namespace {
+
+// With devices of other machines, llama.cpp returns before they are done. Whether they will ever be
+// is only known then, and those who read the outputs do not ask.
+template <typename Work>
+int32_t computed(llama_context * ctx, llamacffi_error * error, Work && work) {
+    return guarded<int32_t>(error, INT32_MIN, [&] {
+        const interruptible_waits waits(ctx);
+        const int32_t code = work();
+        if (llamacffi_rpc_connections() > 0) {
+            llama_synchronize(ctx);
+        }
+        return code;
+    });
+}
+
+}  // namespace
+
 int32_t llamacffi_decode(llama_context * ctx, const llama_batch * batch, llamacffi_error * error) {
-    return guarded<int32_t>(error, INT32_MIN, [&] { return llama_decode(ctx, *batch); });
+    return computed(ctx, error, [&] { return llama_decode(ctx, *batch); });
 }
 
 int32_t llamacffi_encode(llama_context * ctx, const llama_batch * batch, llamacffi_error * error) {
-    return guarded<int32_t>(error, INT32_MIN, [&] { return llama_encode(ctx, *batch); });
+    return computed(ctx, error, [&] { return llama_encode(ctx, *batch); });
 }
 
 int32_t llamacffi_decode_tokens(
         llama_context * ctx, const llama_token * tokens, int32_t n_tokens, llama_pos pos,
         llama_seq_id seq_id, int32_t outputs, llamacffi_error * error) {
-    return guarded<int32_t>(error, INT32_MIN, [&] {
+    return computed(ctx, error, [&] {
         const size_t n = static_cast<size_t>(n_tokens);
         std::vector<llama_pos> positions(n);
         std::vector<int32_t> counts(n, 1);
@@ -291,6 +330,7 @@ void llamacffi_threadpool_set_short_tiles(struct ggml_threadpool * pool, bool on
 
 bool llamacffi_memory_clear(llama_context * ctx, bool data, llamacffi_error * error) {
     return guarded(error, false, [&] {
+        const interruptible_waits waits(ctx);
         llama_memory_clear(llama_get_memory(ctx), data);
         return true;
     });
@@ -307,6 +347,7 @@ bool llamacffi_memory_seq_cp(
         llama_context * ctx, llama_seq_id source, llama_seq_id target, llama_pos p0, llama_pos p1,
         llamacffi_error * error) {
     return guarded(error, false, [&] {
+        const interruptible_waits waits(ctx);
         llama_memory_seq_cp(llama_get_memory(ctx), source, target, p0, p1);
         return true;
     });

@@ -22,12 +22,14 @@ extern "C" {
 #endif
 /* cffi: end skip */
 
-#define LLAMACFFI_SHIM_VERSION 6
+#define LLAMACFFI_SHIM_VERSION 7
 
 #define LLAMACFFI_ERROR_NONE 0      /* message, if any, is the captured native log */
 #define LLAMACFFI_ERROR_EXCEPTION 1 /* a C++ exception; the object is still usable */
 #define LLAMACFFI_ERROR_ASSERTION 2 /* an assertion of ggml failed; the object must be abandoned */
 #define LLAMACFFI_ERROR_MEMORY 3    /* std::bad_alloc */
+#define LLAMACFFI_ERROR_REMOTE 4    /* a server's connection failed; only to be freed from now on */
+#define LLAMACFFI_ERROR_REMOTE_ASSERTION 5 /* the same, and an assertion; must be abandoned */
 
 #define LLAMACFFI_OUTPUT_NONE 0
 #define LLAMACFFI_OUTPUT_LAST 1
@@ -77,6 +79,7 @@ LLAMACFFI_API struct llama_model * llamacffi_model_load(
 LLAMACFFI_API struct llama_context * llamacffi_context_init(
     struct llama_model * model, const struct llama_context_params * params,
     struct llamacffi_progress * progress, struct llamacffi_error * error);
+LLAMACFFI_API void llamacffi_context_free(struct llama_context * ctx);
 LLAMACFFI_API struct llama_adapter_lora * llamacffi_adapter_load(
     struct llama_model * model, const char * path, struct llamacffi_error * error);
 LLAMACFFI_API int32_t llamacffi_set_adapters(
@@ -117,6 +120,26 @@ LLAMACFFI_API int32_t llamacffi_fit(
     struct llama_context_params * context_params, float * tensor_split,
     struct llama_model_tensor_buft_override * overrides, const size_t * margins, uint32_t n_ctx_min,
     struct llamacffi_progress * progress, struct llamacffi_error * error);
+/* -- devices of other machines: ggml-rpc -------------------------------------------------------- */
+/* A connection to one server, for one model. When it fails, every guarded call that needs it reports
+ * LLAMACFFI_ERROR_REMOTE at once, and what it would have read is zero. */
+struct llamacffi_remote;
+LLAMACFFI_API int32_t llamacffi_remote_protocol(void); /* major << 16 | minor << 8 | patch */
+/* Takes over a connected socket, whose handshake is done. The devices are named from RPC<first> on;
+ * timeout_ms is how long the server may let us wait. */
+LLAMACFFI_API struct llamacffi_remote * llamacffi_remote_open(
+    intptr_t socket, const char * endpoint, int32_t n_devices, int32_t first, int64_t timeout_ms,
+    struct llamacffi_error * error);
+LLAMACFFI_API ggml_backend_dev_t llamacffi_remote_device(
+    struct llamacffi_remote * remote, int32_t index);
+LLAMACFFI_API bool llamacffi_remote_memory(
+    ggml_backend_dev_t device, size_t * free, size_t * total, struct llamacffi_error * error);
+/* After the model that uses it has been freed. */
+LLAMACFFI_API void llamacffi_remote_close(struct llamacffi_remote * remote);
+/* The server's side: answers one client on a connected socket until it goes. */
+LLAMACFFI_API void llamacffi_remote_serve(
+    intptr_t socket, const char * cache_dir, const ggml_backend_dev_t * devices, int32_t n_devices,
+    int32_t n_threads, struct llamacffi_error * error);
 
 /* -- decoding: llama_decode's return value, or INT32_MIN when error->kind is set --------------- */
 LLAMACFFI_API int32_t llamacffi_decode(

@@ -2,6 +2,7 @@
 // ways to the outside replaced, so that it can run beside other threads.
 
 #include "guard.h"
+#include "remote.h"
 
 #include "llama.h"
 #include "log.h"
@@ -125,6 +126,7 @@ bool llamacffi_measure(
         llamacffi_memory * memory, llamacffi_error * error) {
     return guarded(error, false, [&] {
         const log_demoted demoted;
+        const interruptible_waits waits(progress);
         const fit_source own = {paths, n_paths, progress};
         const source_scope scope(own);
         llama_model_params params = *model_params;
@@ -173,6 +175,7 @@ int32_t llamacffi_fit(
     return guarded<int32_t>(error, COMMON_PARAMS_FIT_STATUS_ERROR, [&] {
         const std::lock_guard<std::mutex> lock(fit_mutex);
         const log_demoted demoted;
+        const interruptible_waits waits(progress);
         const fit_source own = {paths, n_paths, progress};
         const source_scope scope(own);
         std::vector<size_t> own_margins(margins, margins + llama_max_devices());

@@ -3,6 +3,7 @@
 // end early; so the memory is read here through a reader that does not.
 
 #include "guard.h"
+#include "remote.h"
 #include "llama-arch.h"
 #include "llama-context.h"
 #include "llama-io.h"
@@ -143,6 +144,7 @@ void llamacffi_context_facts_get(
 
 size_t llamacffi_state_size(llama_context * ctx, llama_seq_id seq_id, llamacffi_error * error) {
     return guarded<size_t>(error, 0, [&] {
+        const interruptible_waits waits(ctx);
         return seq_id < 0 ? llama_state_get_size(ctx) : llama_state_seq_get_size(ctx, seq_id);
     });
 }
@@ -151,6 +153,7 @@ size_t llamacffi_state_get(
         llama_context * ctx, llama_seq_id seq_id, uint8_t * data, size_t size,
         llamacffi_error * error) {
     return guarded<size_t>(error, 0, [&] {
+        const interruptible_waits waits(ctx);
         return seq_id < 0 ? llama_state_get_data(ctx, data, size)
                           : llama_state_seq_get_data(ctx, data, size, seq_id);
     });
@@ -160,6 +163,7 @@ bool llamacffi_state_set(
         llama_context * ctx, llama_seq_id seq_id, const uint8_t * data, size_t size,
         llamacffi_error * error) {
     return guarded(error, false, [&] {
+        const interruptible_waits waits(ctx);
         llama_synchronize(ctx);
         checked_reader reader(
             data, size, llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx))));

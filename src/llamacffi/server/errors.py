@@ -22,6 +22,7 @@ from llamacffi.errors import (
     LlamaCffiError,
     ParameterError,
     PluginError,
+    RemoteDeviceError,
     SchemaError,
     TemplateError,
     UnsupportedError,
@@ -127,6 +128,9 @@ def _library_error(error: LlamaCffiError) -> ApiError | None:
         return ApiError(504, message, kind=SERVER, code="timeout")
     if isinstance(error, ClosedError | CancelledError):
         return ApiError(503, message, kind=SERVER, code="unavailable", headers=_retry())
+    if isinstance(error, RemoteDeviceError):  # its words name machines
+        text = "A machine that computes for this model is lost. The model has to be loaded again."
+        return ApiError(503, text, kind=SERVER, code="worker_lost", headers=_retry())
     if isinstance(error, ContextFullError):
         return ApiError(400, message, code="context_length_exceeded")
     if isinstance(error, SchemaError):

@@ -52,6 +52,10 @@ class MemoryRoom:
         Raises: As `Model`, for a file that cannot be had or read.
         """
         library = choose(spec.backend)
+        if spec.rpc_servers and spec.n_gpu_layers != 0:
+            return Need(
+                library, False, 0, 0
+            )  # it is the workers' memory, and they tell at the load
         path = resolve(spec.model)
         check_model_file(path)
         context = spec.loading.fit.context

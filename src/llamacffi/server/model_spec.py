@@ -9,10 +9,14 @@ from llamacffi.backends import AUTO
 from llamacffi.errors import ParameterError
 from llamacffi.fitting import MARGIN
 from llamacffi.model_params import number_or_auto
+from llamacffi.rpc import parse_endpoints
+from llamacffi.rpc.remote import RPC_TIMEOUT_SECONDS, check_timeout
 from llamacffi.server.loading import Loading
 
 __all__ = ["ModelSpec", "name_of"]
 
+# What of it is the model's.
+MODEL = ("backend", "n_gpu_layers", "rpc_servers", "rpc_timeout")
 # What of it is the engine's.
 ENGINE = (
     "n_ctx", "n_parallel", "n_queue_max", "n_batch", "n_ubatch", "n_threads", "n_threads_batch",
@@ -32,6 +36,8 @@ class ModelSpec:
         pinned: Load it when the server starts, and never unload it.
         backend: See `Model`.
         n_gpu_layers: See `Model`.
+        rpc_servers: See `Model`.
+        rpc_timeout: See `Model`.
         n_ctx: See `Engine`; 0 for what the model was trained for, "auto" for what fits of it.
         fit_margin: MiB that "auto" leaves free on each device.
         n_parallel: See `Engine`.
@@ -57,6 +63,8 @@ class ModelSpec:
     pinned: bool = False
     backend: str = "auto"
     n_gpu_layers: int | Literal["auto"] = "auto"
+    rpc_servers: tuple[str, ...] = ()
+    rpc_timeout: float = RPC_TIMEOUT_SECONDS
     n_ctx: int | Literal["auto"] = 4096
     fit_margin: int = MARGIN
     n_parallel: int = 8
@@ -74,6 +82,8 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if not all(self.names) or not self.model:
             raise ParameterError(f"{self.id or 'A model'}: a name is empty. Give it one.")
+        parse_endpoints(self.rpc_servers)
+        check_timeout(self.rpc_timeout)
         for name in ("n_ctx", "n_gpu_layers"):
             number_or_auto(f"{self.id}: {name}", getattr(self, name))
         bounds = (
@@ -94,7 +104,7 @@ class ModelSpec:
         """Loads it."""
         return Loading(
             self.model,
-            {name: getattr(self, name) for name in ("backend", "n_gpu_layers")},
+            {name: getattr(self, name) for name in MODEL},
             {name: getattr(self, name) for name in ENGINE},
         )
 

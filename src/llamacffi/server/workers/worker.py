@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 
+from llamacffi.lifeline import end_with_parent
 from llamacffi.server.models import OneModel
 from llamacffi.server.run import Server, serve
-from llamacffi.server.workers.lifeline import end_with_supervisor, received
+from llamacffi.server.workers.lifeline import received
 
 __all__ = ["LOAD_FAILED", "main"]
 
@@ -17,7 +18,7 @@ LOAD_FAILED = 3  # exit status: the model cannot be loaded, and the log says why
 def main() -> None:
     """Serve what the supervisor says, until it says stop or is gone."""
     spec = received()
-    end_with_supervisor()
+    end_with_parent()
     words = f"worker {spec.number}: %(name)s: %(message)s"
     logging.basicConfig(level=spec.log_level or logging.WARNING, format=words)
     # The supervisor's log has the requests; here they would be beside its looks at /health.
