@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from llamacffi import Context, Engine, Llama, Model
+from llamacffi.engine import AsyncEngine
 from llamacffi.errors import LlamaCffiError, RemoteDeviceError
 from tests.engines import EXACT, GREEDY
 from tests.rpc_servers import RpcProcess, lying_proxy, rpc_server, stand_in, wait_until
+from tests.servers import serving
 from tests.tiny_models import Sizes, write_model
 
 SOON = 5.0  # seconds, on a busy machine
@@ -247,6 +249,22 @@ def test_an_engine_tells_everyone_and_ends(exact_path: Path, worker: RpcProcess)
         assert [type(error) for error in errors] == [RemoteDeviceError] * 4
         with lost_soon():
             engine.create_completion("a", **GREEDY)
+
+
+def test_an_http_server_says_that_its_model_is_lost(exact_path: Path, worker: RpcProcess) -> None:
+    with Model(exact_path, backend="cpu", rpc_servers=worker.endpoint) as model:
+        engine = AsyncEngine(Engine(model, n_parallel=1, n_ctx=256, n_threads=1))
+        with serving(engine) as served:
+            asked = {"prompt": "a", "max_tokens": 2}
+            assert served.post("/v1/completions", **asked).status_code == 200
+            assert served.http.get("/health").status_code == 200
+            worker.kill_workers()
+            for _ in range(2):
+                answer = served.post("/v1/completions", **asked)
+                assert answer.status_code == 503
+                assert answer.json()["error"]["code"] == "worker_lost"
+                assert worker.endpoint not in answer.text
+            assert served.http.get("/health").json() == {"status": "failed"}
 
 
 # -- ends that are asked for -----------------------------------------------------------------------

@@ -221,7 +221,9 @@ class OneModel(Models):
 
     @property
     def failure(self) -> str | None:
-        """Why it could not be loaded."""
+        """Why it could not be loaded, or cannot be used any more."""
+        if self._served is not None and self._served.engine.model.broken:
+            return "The model was given up: a machine that computes for it is lost."
         return self._failure
 
     async def close(self, timeout: float) -> None:
