@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,26 @@ ROWS = (
     Row("elsewhere", "for another system", NOTHING, "cpu", ("vax-vms",), "it is not a VAX"),
     Row("card", "needs a card, and is usable without", NOTHING, "cpu", HERE, device="no card",
         unusable="no device"),
+    Row("plugin", "its package brings the CPU's library", PACKAGE, "plugin", HERE),
     Row("unknown", "no library of it", NOTHING, "none", HERE),
 )
+"""
+PROJECT = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+[project]
+name = "llamacffi-plugin"
+version = "1"
+dependencies = ["llamacffi"]
+entry-points.llamacffi.plugin = "llamacffi_plugin"
+"""
+PLUGIN = """
+from llamacffi import Backend, hookimpl
+from llamacffi.backends import libraries_of
+@hookimpl
+def register_backends(register):
+    register(Backend("plugin", libraries_of("llamacffi", "cpu")))
 """
 TOOLS = {
     "good": "echo preparing >&2; echo \"export FROM_TOOL='two words'\"",
@@ -125,8 +144,12 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tree with the scripts, and rows of its own."""
     root = tmp_path_factory.mktemp("tree")
     (root / "ci/tools").mkdir(parents=True)
-    for script in (ROOT / "ci").glob("*.py"):
+    for script in [*(ROOT / "ci").glob("*.py"), ROOT / "ci/overlay", ROOT / "ci/common.sh"]:
         shutil.copy(script, root / "ci")
+    package = root / "plugins/llamacffi-plugin"
+    (package / "llamacffi_plugin").mkdir(parents=True)
+    (package / "pyproject.toml").write_text(PROJECT, encoding="utf-8")
+    (package / "llamacffi_plugin/__init__.py").write_text(PLUGIN, encoding="utf-8")
     (root / "ci/rows.py").rename(root / "ci/rows_here.py")
     (root / "ci/rows.py").write_text(ROWS, encoding="utf-8")
     for name, code in TOOLS.items():
@@ -137,9 +160,9 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def outcomes(root: Path, *rows: str) -> tuple[int, dict[str, tuple[str, str]]]:
+def outcomes(root: Path, *arguments: str) -> tuple[int, dict[str, tuple[str, str]]]:
     """The exit status, and the outcome and words of each step that was tried."""
-    made = matrix("run", *rows, "--json", root=root)
+    made = matrix("run", *arguments, "--json", root=root)
     results = json.loads(made.stdout[made.stdout.index("\n[\n") :].partition("\n]")[0] + "]")
     return made.returncode, {r["step"]: (r["outcome"], r["words"]) for r in results}
 
@@ -151,6 +174,17 @@ def test_a_row_is_prepared_loaded_generates_and_is_tested(scratch: Path) -> None
     assert status == 0
     assert steps["load"][1].endswith("devices: CPU")
     assert steps["generate"][1] == "the same text as the CPU's"
+
+
+@pytest.mark.slow
+def test_a_package_is_installed_into_an_environment_of_its_own(scratch: Path) -> None:
+    status, steps = outcomes(scratch, "plugin", "--until", "generate")
+    assert status == 0, steps
+    assert steps["build"] == ("done", "plugins/llamacffi-plugin")
+    assert steps["generate"] == ("done", "the same text as the CPU's")
+    assert (scratch / "build-plugins/plugin").is_dir()
+    with pytest.raises(PackageNotFoundError):
+        distribution("llamacffi-plugin")
 
 
 def test_it_ends_where_it_is_told_to(scratch: Path) -> None:
