@@ -117,4 +117,19 @@ ROWS = (
         },
         tests=("plugins/llamacffi-cuda/tests",),
     ),
+    Row(
+        "rpc",
+        "devices of other machines; here, two workers on the loopback share the layers",
+        NOTHING,
+        "cpu",
+        platforms=(LINUX_X86, LINUX_ARM, MACOS),
+        elsewhere="its tests kill and stop processes by signals",
+        workers=2,
+        tests=(
+            "tests/test_rpc.py",
+            "tests/test_rpc_endpoints.py",
+            "tests/test_rpc_failures.py",
+            "tests/test_rpc_server.py",
+        ),
+    ),
 )
