@@ -38,7 +38,7 @@ def plan(row: Row) -> dict[str, str]:
         "build": _built(row),
         "load": "not usable" if lacking else "usable",
         "generate": f"skip: {lacking}" if lacking else "the CPU's text",
-        "test": " ".join(row.tests),
+        "test": " ".join(row.tests) or "-",
     }
 
 

@@ -181,9 +181,9 @@ class _Doing:
             folder = ROOT / self.row.package
             self.run(self.python, "-m", "pytest", cwd=folder)
             self.run(self.python, "-m", "mypy", cwd=folder)
-        else:
+        elif self.row.tests:
             self.run(self.python, "-m", "pytest", *self.row.tests)
-        return " ".join(self.row.tests)
+        return " ".join(self.row.tests) or "it has none"
 
     # -- ways to build ---------------------------------------------------------------------------
 
