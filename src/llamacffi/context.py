@@ -99,7 +99,8 @@ class Context(Decoding, States, Owner):
     Raises:
         ContextInitError: These parameters do not work for the model.
         DeviceMemoryError: Too little memory; with n_ctx="auto", for the shortest context.
-        UnsupportedError: The model was loaded with vocab_only=True.
+        UnsupportedError: The model was loaded with vocab_only=True, or with split_mode="tensor"
+            and the cache is not to be on the devices.
         ParameterError: An unknown choice.
     """
 
@@ -212,6 +213,12 @@ class Context(Decoding, States, Owner):
             raise UnsupportedError(
                 f"{self.model} was loaded with vocab_only=True and has no weights to compute with. "
                 "Load it without."
+            )
+        if self.model.params.split_mode == "tensor" and not self.params.offload_kqv:
+            # Upstream accepts it, and computes other text.
+            raise UnsupportedError(
+                'offload_kqv=False: a model split with split_mode="tensor" has its cache on the '
+                'devices. Leave offload_kqv on, or split by "layer".'
             )
         lib, parent = self._lib, self.model._handle
         params = self.params.to_native(self.library, self._encodes)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llamacffi.backends import AUTO
+from llamacffi.backends.software import computing
 from llamacffi.context_params import ContextParams
 from llamacffi.errors import NativeError, ParameterError
 from llamacffi.measuring import SMALLEST, ModelSource, measure, run_fit
@@ -112,13 +113,7 @@ def fit_layers(
 
 
 def _has_gpu(source: ModelSource, params: ModelParams) -> bool:
-    if params.devices is None:
-        return any(device.type in ("gpu", "igpu") for device in source.devices())
-    # One that is named holds layers whatever its type is: a software renderer, say.
-    return any(
-        device.name in params.devices and device.type not in ("cpu", "accel")
-        for device in source.devices()
-    )
+    return bool(computing(source.devices(), params.devices, params.split_mode))
 
 
 def _fit_layers(

@@ -67,6 +67,7 @@ class Llama(ChatCompleting, Embedding):
         split_mode: How several GPUs share the model: "none", "layer", "row", "tensor".
         main_gpu: The GPU for split_mode "none".
         tensor_split: The proportion of the model for each GPU.
+        devices: The devices to use, by name, e.g. ["Vulkan0"]; None for all GPUs.
         rpc_servers: Workers on other machines, a list of "host:port"; see `Model`.
         rpc_timeout: Seconds without an answer after which a worker counts as lost.
         vocab_only: Load no weights.
@@ -129,6 +130,7 @@ class Llama(ChatCompleting, Embedding):
         split_mode: int | str = "layer",
         main_gpu: int = 0,
         tensor_split: Sequence[float] | None = None,
+        devices: Sequence[str] | None = None,
         rpc_servers: str | Sequence[str] | None = None,
         rpc_timeout: float = RPC_TIMEOUT_SECONDS,
         vocab_only: bool = False,
@@ -218,6 +220,7 @@ class Llama(ChatCompleting, Embedding):
                 split_mode=_name("split_mode", split_mode, SPLIT_MODES, "layer"),
                 main_gpu=main_gpu,
                 tensor_split=tensor_split,
+                devices=devices,
                 rpc_servers=rpc_servers,
                 rpc_timeout=rpc_timeout,
                 vocab_only=vocab_only,

@@ -58,7 +58,8 @@ class Model(Owner):
         split_mode: How several GPUs share the model: "none", "layer", "row" or "tensor".
         main_gpu: The GPU that holds all of it with split_mode="none".
         tensor_split: The proportion of the model for each GPU.
-        devices: The devices to use, by name (`model.available_devices`); None for all.
+        devices: The devices to use, by name (`model.available_devices`); None for all GPUs. A
+            software renderer is used only if it is named here.
         buffer_overrides: Regex over tensor names to the buffer type that holds the matching
             tensors, e.g. {"exps": "CPU"}.
         load_mode: "auto", "none" (read), "mmap", "mlock", "mmap+mlock" or "direct-io".
@@ -143,7 +144,7 @@ class Model(Owner):
         self.paths: list[Path] = _resolve(path, progress)
         positions = [check_model_file(file, self.params.metadata_overrides) for file in self.paths]
         self._n_positions = next((count for count in positions if count is not None), None)
-        self.library: Library = choose(backend)
+        self.library: Library = choose(backend, devices or ())
         # What went where, if n_gpu_layers is "auto" and there is a GPU; and how it was asked for.
         self.plan: MemoryPlan | None = None
         self.fit: Fit | None = None

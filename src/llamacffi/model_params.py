@@ -10,6 +10,7 @@ from typing import Any
 
 from llamacffi.backends import AUTO, Device
 from llamacffi.backends.devices import device_pointers, devices
+from llamacffi.backends.software import computing, default_devices
 from llamacffi.errors import ParameterError
 from llamacffi.native.library import Library
 from llamacffi.rpc import Endpoint, RemoteServers
@@ -21,6 +22,7 @@ LOAD_MODES = {"auto": -1, "none": 0, "mmap": 1, "mlock": 2, "mmap+mlock": 3, "di
 LAZY_MODES = {"off": 0, "auto": 1, "on": 2}
 
 MetadataValue = bool | int | float | str
+_SPLIT_BUFFERS = b"ggml_backend_split_buffer_type"  # what llama.cpp asks a backend for
 _OVERRIDE_BYTES = 128  # char key[128], val_str[128] in struct llama_model_kv_override
 
 
@@ -81,12 +83,19 @@ class ModelParams:
         params = ffi.new("struct llama_model_params *", lib.llama_model_default_params())
         keep: list[Any] = []
         known = _known_devices(library, servers)
+        found = [device for device, _ in known]
+        names = self.devices
+        if names is None:
+            names = default_devices(found, self.split_mode)
+        if names is None and servers is not None:
+            names = _default_devices(known)
         n_gpu_layers = number_or_auto("n_gpu_layers", self.n_gpu_layers)
         params.n_gpu_layers = -1 if n_gpu_layers == AUTO else n_gpu_layers
         params.split_mode = choice("split_mode", self.split_mode, SPLIT_MODES)
+        self._check_rows(library, known)
         params.load_mode = choice("load_mode", self.load_mode, LOAD_MODES)
         params.lazy_mode = choice("lazy_mode", self.lazy_mode, LAZY_MODES)
-        params.main_gpu = self._checked_main_gpu(known)
+        params.main_gpu = self._checked_main_gpu(found)
         params.vocab_only = self.vocab_only
         params.check_tensors = self.check_tensors
         params.use_extra_bufts = self.use_extra_buffers
@@ -94,19 +103,19 @@ class ModelParams:
         params.load_mtp = self.load_mtp
         if self.tensor_split is not None:
             params.tensor_split = self._tensor_split(library, keep)
-        if self.devices is not None or servers is not None:
-            params.devices = self._devices(library, known, keep)
+        if names is not None:
+            params.devices = self._devices(library, known, names, keep)
         if self.buffer_overrides:
             params.tensor_buft_overrides = self._buffer_overrides(library, known, keep)
         if self.metadata_overrides:
             params.kv_overrides = self._metadata_overrides(library, keep)
         return params, keep
 
-    def _checked_main_gpu(self, known: Sequence[tuple[Device, Any]]) -> int:
-        gpus = [device for device, _ in known if device.type in ("gpu", "igpu")]
+    def _checked_main_gpu(self, found: Sequence[Device]) -> int:
+        gpus = computing(found, self.devices, self.split_mode)
         if self.main_gpu < 0 or self.main_gpu >= max(1, len(gpus)):
             raise ParameterError(
-                f"main_gpu={self.main_gpu}: this library has {len(gpus)} GPU devices."
+                f"main_gpu={self.main_gpu}: there are {len(gpus)} GPU devices to choose from."
             )
         return self.main_gpu
 
@@ -123,11 +132,27 @@ class ModelParams:
         keep.append(array)
         return array
 
+    def _check_rows(self, library: Library, known: Sequence[tuple[Device, Any]]) -> None:
+        """Refuse split_mode="row" for devices that cannot; llama.cpp would blame the file."""
+        if self.split_mode != "row":
+            return
+        used = computing([device for device, _ in known], self.devices, self.split_mode)
+        for device, pointer in known:
+            registry = library.lib.ggml_backend_dev_backend_reg(pointer)
+            splits = library.lib.ggml_backend_reg_get_proc_address(registry, _SPLIT_BUFFERS)
+            if device in used and not splits:
+                raise ParameterError(
+                    f"split_mode='row': {device.name} cannot hold rows of a tensor. Choose 'layer'."
+                )
+
     def _devices(
-        self, library: Library, known: Sequence[tuple[Device, Any]], keep: list[Any]
+        self,
+        library: Library,
+        known: Sequence[tuple[Device, Any]],
+        names: Sequence[str],
+        keep: list[Any],
     ) -> Any:
         by_name = {device.name: (device, pointer) for device, pointer in known}
-        names = _default_devices(known) if self.devices is None else self.devices
         unknown = [name for name in names if name not in by_name]
         if unknown:
             raise ParameterError(

@@ -33,7 +33,9 @@ def model_path() -> Path:
 @pytest.fixture
 def margin() -> Callable[[int], int]:
     """The margin in MiB that leaves so many MiB of the device."""
-    free = next(d.memory_free for d in devices(choose("vulkan")) if d.name in DEVICES) // MIB
+    free = (
+        next(d.memory_free for d in devices(choose("vulkan", DEVICES)) if d.name in DEVICES) // MIB
+    )
     return lambda mebibytes: free - mebibytes
 
 
@@ -138,7 +140,7 @@ print(json.dumps(said))
 
 
 def test_a_device_that_has_less_than_it_says(model_path: Path, expected: str) -> None:
-    if not any("llvmpipe" in d.description for d in devices(choose("vulkan"))):
+    if not any("llvmpipe" in d.description for d in devices(choose("vulkan", DEVICES))):
         pytest.skip("only a software renderer's memory can be limited")
     child = subprocess.run(
         [sys.executable, "-c", CHILD, str(model_path), PROMPT, str(N_TOKENS)],

@@ -8,6 +8,8 @@ from pathlib import Path
 
 __all__ = ["Backend", "BackendReport", "Device", "LibraryReport"]
 
+_GIB = 2**30
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -37,7 +39,8 @@ class Device:
     Attributes:
         name: Short name for `Model(devices=[...])`, e.g. "CPU" or "Vulkan0".
         description: The vendor's name of it.
-        type: "cpu", "gpu", "igpu" (integrated), "accel" or "meta".
+        type: "cpu", "gpu", "igpu" (integrated), "accel", "meta", or "software" for a software
+            renderer, which computes only what names it.
         memory_free: Bytes.
         memory_total: Bytes.
     """
@@ -47,6 +50,10 @@ class Device:
     type: str
     memory_free: int
     memory_total: int
+
+    def __str__(self) -> str:
+        memory = f"{self.memory_free / _GIB:.1f} of {self.memory_total / _GIB:.1f} GiB free"
+        return f"{self.name} ({self.description}, {self.type}, {memory})"
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,6 @@ class BackendReport:
             mend = f" To use it: {self.remedy}" if self.remedy else ""
             return f"{self.name}: {state} ({self.reason}).{mend}"
         assert self.library is not None
-        devices = ", ".join(f"{d.name} ({d.description})" for d in self.library.devices)
+        devices = ", ".join(map(str, self.library.devices))
         variant = f", variant {self.library.variant}" if self.library.variant else ""
         return f"{self.name}: usable{variant}; devices: {devices or 'none'}"

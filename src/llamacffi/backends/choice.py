@@ -8,18 +8,27 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from llamacffi import plugins
 from llamacffi.backends import builtin, faults
 from llamacffi.backends.backend import Backend, BackendReport, LibraryReport
-from llamacffi.backends.devices import devices, problem
+from llamacffi.backends.devices import Inventory, inventory
+from llamacffi.backends.fitness import is_integrated, objection
 from llamacffi.backends.known import REMEDIES
-from llamacffi.backends.probe import probe_library
+from llamacffi.backends.probe import CannotProbeError, probe_library
 from llamacffi.backends.processor import missing_features
+from llamacffi.backends.software import Names, named
 from llamacffi.errors import BackendUnavailableError, LibraryMismatchError, LlamaCffiError
-from llamacffi.native.library import Library, LibraryInfo, open_library, read_info
+from llamacffi.native.library import (
+    Library,
+    LibraryInfo,
+    is_open,
+    open_library,
+    read_info,
+)
 
 __all__ = ["AUTO", "backends", "choose"]
 
@@ -76,12 +85,16 @@ def _offers() -> dict[str, _Offer]:
     return offers
 
 
-def choose(name: str = AUTO) -> Library:
+def choose(name: str = AUTO, devices: Collection[str] = ()) -> Library:
     """Open the library to use.
 
     Args:
         name: A backend's name, optionally with a variant ("cpu:x86-64-v3"): that one or an
-            error. "auto": the one with the highest priority that works here.
+            error. "auto": the one with the highest priority that works here, but one with an
+            integrated GPU only where no other has a real one. A library that needs devices is
+            tried in a child process first, in case its driver crashes.
+        devices: The names of devices that will be asked for. A backend with nothing but a
+            software renderer is usable if that is among them; never for "auto".
 
     Returns:
         The opened library, one per file and process.
@@ -102,7 +115,7 @@ def choose(name: str = AUTO) -> Library:
         name = override
     if name == AUTO:
         return _choose_best()
-    return _choose_named(name)
+    return _choose_named(name, devices)
 
 
 def _open_path(path: Path) -> Library:
@@ -119,7 +132,7 @@ def _open_path(path: Path) -> Library:
     return open_library(path)
 
 
-def _choose_named(name: str) -> Library:
+def _choose_named(name: str, devices: Collection[str]) -> Library:
     base, _, variant = name.partition(":")
     offers = _offers()
     offer = offers.get(base)
@@ -130,7 +143,7 @@ def _choose_named(name: str) -> Library:
         raise BackendUnavailableError(
             f"Backend {base!r} was asked for and {known} Found here: {_summary()}.{aside}"
         )
-    report = _report(offer, variant)
+    report = _report(offer, _open_here, variant, devices)
     if not report.libraries:
         plugins.failure_of(base)
     if report.library is None:
@@ -142,30 +155,47 @@ def _choose_named(name: str) -> Library:
             + (f" To use it: {report.remedy}" if report.remedy else "")
             + f" Found here: {_summary()}."
         )
+    for renderer in named(report.library.devices, devices):
+        logger.info("Backend %r has a software renderer that was asked for: %s.", name, renderer)
     return open_library(report.library.path)
 
 
 def _choose_best() -> Library:
     passed_over = []
+    integrated: BackendReport | None = None
     for offer in sorted(_offers().values(), key=lambda offer: -offer.priority):
-        report = _report(offer)
+        open_with = _open_safely if offer.device_types else _open_here
+        report = _report(offer, open_with, names=None)
         if report.library is None:
             passed_over.append(f"{report.name}: {report.reason}")
             if _mismatched(report) or (report.installed and not report.libraries):
                 # No reason to fail, since another works; but nobody installed it for this.
                 logger.warning("%s", report)
             continue
-        logger.info(
-            "Chose backend %r (%s).%s",
-            report.name,
-            ", ".join(device.description for device in report.library.devices),
-            " Passed over " + "; ".join(passed_over) if passed_over else "",
-        )
-        return open_library(report.library.path)
+        if is_integrated({device.type for device in report.library.devices}):
+            integrated = integrated or report
+            passed_over.append(f"{report.name}: its GPU is an integrated one")
+            continue
+        if integrated is None or offer.device_types:
+            return _open_best(report, passed_over)
+        break
+    if integrated is not None:
+        return _open_best(integrated, [])
     raise BackendUnavailableError(
         "No backend can be used on this machine. " + "; ".join(passed_over) + ". Reinstall "
         "llamacffi from a wheel for this platform, or build it (see docs/building.md)."
     )
+
+
+def _open_best(report: BackendReport, passed_over: list[str]) -> Library:
+    assert report.library is not None
+    logger.info(
+        "Chose backend %r (%s).%s",
+        report.name,
+        ", ".join(device.description for device in report.library.devices),
+        " Passed over " + "; ".join(passed_over) if passed_over else "",
+    )
+    return open_library(report.library.path)
 
 
 def _mismatched(report: BackendReport) -> bool:
@@ -178,13 +208,36 @@ def _summary() -> str:
     )
 
 
-def _report(offer: _Offer, variant: str = "", probe: bool = False) -> BackendReport:
-    """Try the candidates, best first, up to the first that works; the rest only on paper."""
+def _open_here(path: Path) -> Inventory:
+    return inventory(open_library(path))
+
+
+def _open_safely(path: Path) -> Inventory:
+    """In a child process first, where one can be started: a driver may crash."""
+    if not is_open(path):
+        try:
+            return probe_library(path)
+        except CannotProbeError as error:
+            logger.info("%s", error)
+    return _open_here(path)
+
+
+def _report(
+    offer: _Offer, open_with: Callable[[Path], Inventory], variant: str = "", names: Names = ()
+) -> BackendReport:
+    """Try the candidates, best first, up to the first that works; the rest only on paper.
+
+    A child process tries them all: it costs this process nothing.
+    """
+    every_one = open_with is probe_library
     reports: list[LibraryReport] = []
     chosen: LibraryReport | None = None
     remedy = offer.remedy
     for info, package in offer.candidates(variant):
-        tried = _try(info, package, offer.device_types, probe, open_it=chosen is None or probe)
+        tried = _suspect(info, package)
+        if tried is None and (chosen is None or every_one):
+            tried = _try(info, offer.device_types, open_with, names)
+        tried = tried or LibraryReport(info.path, info.variant, usable=True)
         reports.append(tried)
         if chosen is None and tried.usable:
             chosen = tried
@@ -210,9 +263,8 @@ def _report(offer: _Offer, variant: str = "", probe: bool = False) -> BackendRep
     )
 
 
-def _try(
-    info: LibraryInfo, package: str, device_types: frozenset[str], probe: bool, open_it: bool
-) -> LibraryReport:
+def _suspect(info: LibraryInfo, package: str) -> LibraryReport | None:
+    """What speaks against a library without opening it."""
     lacking = missing_features(info.features)
     if lacking:
         reason = f"the processor lacks {', '.join(lacking)}"
@@ -220,25 +272,24 @@ def _try(
     other = faults.another_commit(info, package)
     if other:
         return LibraryReport(info.path, info.variant, usable=False, reason=other, mismatch=True)
-    if not open_it:
-        return LibraryReport(info.path, info.variant, usable=True)
+    return None
+
+
+def _try(
+    info: LibraryInfo,
+    device_types: frozenset[str],
+    open_with: Callable[[Path], Inventory],
+    names: Names,
+) -> LibraryReport:
     try:
-        if probe:
-            found, why = probe_library(info.path)
-        else:
-            library = open_library(info.path)
-            found, why = devices(library), problem(library)
+        found = open_with(info.path)
     except LlamaCffiError as error:
         mismatch = isinstance(error, LibraryMismatchError)
         return LibraryReport(
             info.path, info.variant, usable=False, reason=str(error), mismatch=mismatch
         )
-    if device_types and not any(device.type in device_types for device in found):
-        types = " or ".join(sorted(device_types))
-        reason = f"the library works, but finds no device of type {types}"
-        reason += f": {why}" if why else ""
-        return LibraryReport(info.path, info.variant, usable=False, reason=reason, devices=found)
-    return LibraryReport(info.path, info.variant, usable=True, devices=found)
+    reason = objection(found, device_types, names)
+    return LibraryReport(info.path, info.variant, reason is None, reason, found.devices)
 
 
 def backends(probe: bool = False) -> list[BackendReport]:
@@ -254,7 +305,8 @@ def backends(probe: bool = False) -> list[BackendReport]:
     """
     offers = _offers()
     ordered = sorted(offers.values(), key=lambda offer: -offer.priority)
-    reports = [_report(offer, probe=probe) for offer in ordered]
+    open_with = probe_library if probe else _open_here
+    reports = [_report(offer, open_with) for offer in ordered]
     absent = [
         BackendReport(name, False, False, reason="not installed", remedy=remedy)
         for name, remedy in REMEDIES.items()

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from llamacffi.backends.backend import Device
+from llamacffi.backends.software import SOFTWARE
 from llamacffi.native.library import Library
 
-__all__ = ["device_pointers", "devices", "problem"]
+__all__ = ["Inventory", "device_pointers", "devices", "inventory", "problem"]
 
-# enum ggml_backend_dev_type
-_TYPES = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accel", 4: "meta"}
+# enum ggml_backend_dev_type, and the number that our patch of ggml-vulkan adds
+_TYPES = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accel", 4: "meta", 5: SOFTWARE}
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What a library finds on this machine.
+
+    Attributes:
+        devices: What it can compute on.
+        problem: Why there are no more, in the words of the backend or the driver; "" if nothing
+            went wrong.
+    """
+
+    devices: tuple[Device, ...]
+    problem: str = ""
 
 
 def device_pointers(library: Library) -> list[Any]:
@@ -40,6 +56,11 @@ def devices(library: Library) -> tuple[Device, ...]:
             )
         )
     return tuple(found)
+
+
+def inventory(library: Library) -> Inventory:
+    """The devices of the library, and what went wrong when it looked for them."""
+    return Inventory(devices(library), problem(library))
 
 
 def problem(library: Library) -> str:

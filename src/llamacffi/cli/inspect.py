@@ -55,7 +55,7 @@ def inspect(
     from llamacffi.memory_plan import in_units
     from llamacffi.model_params import ModelParams
 
-    library = choose(backend)
+    library = choose(backend, devices)
     path = hub.resolve(model, progress=True)
     with GGUFFile(library, path) as file:
         metadata, tensors = file.metadata(), file.tensors()

@@ -19,7 +19,7 @@ from llamacffi.native.handle import Handle
 from llamacffi.native.layout import differences
 from llamacffi.native.logs import NativeLog
 
-__all__ = ["Library", "LibraryInfo", "open_library", "read_info"]
+__all__ = ["Library", "LibraryInfo", "is_open", "open_library", "read_info"]
 
 # LLAMACFFI_ERROR_*: after these the object must not be used again.
 ASSERTION, REMOTE, REMOTE_ASSERTION = 2, 4, 5
@@ -192,6 +192,12 @@ def open_library(path: Path) -> Library:
         if library is None:
             library = _libraries[real] = Library(real)
         return library
+
+
+def is_open(path: Path) -> bool:
+    """Whether this process has opened the library."""
+    with _libraries_lock:
+        return path.resolve() in _libraries
 
 
 def declared_commit() -> str:

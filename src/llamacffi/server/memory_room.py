@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from llamacffi.backends import AUTO, choose
 from llamacffi.backends.devices import devices
+from llamacffi.backends.software import computing
 from llamacffi.errors import ModelFormatError, NativeError
 from llamacffi.gguf_check import check_model_file
 from llamacffi.host_memory import host_memory
@@ -81,4 +82,4 @@ class MemoryRoom:
 
 
 def _gpus(library: Library) -> list[int]:
-    return [device.memory_free for device in devices(library) if device.type in ("gpu", "igpu")]
+    return [device.memory_free for device in computing(devices(library))]
