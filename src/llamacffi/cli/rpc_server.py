@@ -71,7 +71,7 @@ def rpc_server(
     if not logging.getLogger().handlers:  # not verbose: clients that come and go are the news here
         logging.basicConfig(format="%(name)s: %(message)s")
         logging.getLogger("llamacffi.rpc").setLevel(logging.INFO)
-    library = choose(backend)
+    library = choose(backend, (named or "").split(","))
     chosen = _chosen(devices(library), named)
     options = ServingOptions(
         str(library.path),
@@ -97,9 +97,10 @@ def _until_told(server: RpcServer) -> None:
 
 
 def _chosen(there: tuple[Device, ...], named: str | None) -> list[Device]:
+    from llamacffi.backends.software import computing
+
     if named is None:
-        gpus = [device for device in there if device.type in ("gpu", "igpu")]
-        return gpus or [device for device in there if device.type == "cpu"]
+        return computing(there) or [device for device in there if device.type == "cpu"]
     by_name = {device.name: device for device in there}
     names = [name.strip() for name in named.split(",")]
     unknown = [name for name in names if name not in by_name]
