@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import logging
+import resource
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llamacffi import ContextParams, Fit, Llama, Model
-from llamacffi.backends import choose
-from llamacffi.backends.devices import devices
 from llamacffi.errors import DeviceMemoryError
 from llamacffi.fitting import ATTEMPTS, plan_memory
-from llamacffi.measuring import ModelSource, measure
+from llamacffi.measuring import measure
 from llamacffi.model_params import ModelParams
 from llamacffi.native.handle import live_handles
 from llamacffi.opening import open_fitted
 from tests.conftest import N_THREADS
-from tests.remote_devices import library_with_devices
+from tests.rpc_servers import rpc_server
 from tests.tiny_models import Sizes, write_model, write_split
 
 MIB = 2**20
@@ -28,31 +28,39 @@ PROMPT = "The capital of France is Paris, and the capital of Italy is"
 ONE = ("RPC0",)
 
 
+@dataclass(frozen=True)
+class Workers:
+    """RPC servers with a device each, and what memory each says to have."""
+
+    endpoints: list[str]
+    free: int
+
+    def margin(self, mebibytes: int) -> int:
+        """The margin in MiB that leaves so many MiB of each."""
+        return self.free // MIB - mebibytes
+
+
 @pytest.fixture(scope="module")
-def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("library")
-    with library_with_devices(choose("cpu").path, folder, 2) as library:
-        yield library
-
-
-@pytest.fixture
-def gpus(native: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], int]:
-    """Two devices; called, the margin in MiB that leaves so many MiB of each."""
-    monkeypatch.setenv("LLAMACFFI_LIBRARY", str(native))
-    free = min(d.memory_free for d in devices(choose("auto")) if d.type == "gpu") // MIB
-    return lambda mebibytes: free - mebibytes
+def workers(tiny_path: Path) -> Iterator[Workers]:
+    with rpc_server() as first, rpc_server() as second:
+        endpoints = [first.endpoint, second.endpoint]
+        with Model(tiny_path, n_gpu_layers=0, rpc_servers=endpoints) as model:
+            free = [device.memory_free for device in model.source.devices()]
+        yield Workers(endpoints, min(free))
 
 
 def generated(llama: Llama) -> str:
     return str(llama.create_completion(PROMPT, max_tokens=16, temperature=0)["choices"][0]["text"])
 
 
-def opened(path: Path, **arguments: Any) -> Model:
-    return Model(path, **{"n_gpu_layers": "auto", "devices": ONE, **arguments})
+def opened(workers: Workers, path: Path, **arguments: Any) -> Model:
+    """A model that is fitted to the first of the workers, if the arguments do not say otherwise."""
+    defaults = {"n_gpu_layers": "auto", "devices": ONE, "rpc_servers": workers.endpoints}
+    return Model(path, **{**defaults, **arguments})
 
 
-def test_all_of_it_fits(gpus: Callable[[int], int], model_path: Path) -> None:
-    with opened(model_path, fit=Fit(ContextParams(n_ctx=512))) as model:
+def test_all_of_it_fits(workers: Workers, model_path: Path) -> None:
+    with opened(workers, model_path, fit=Fit(ContextParams(n_ctx=512))) as model:
         assert model.plan is not None
         assert model.params.n_gpu_layers == -1
         assert (model.plan.n_gpu_layers, model.plan.n_layers) == (31, 31)
@@ -61,9 +69,9 @@ def test_all_of_it_fits(gpus: Callable[[int], int], model_path: Path) -> None:
         assert device.weights > 90 * MIB
 
 
-def test_some_layers_fit(gpus: Callable[[int], int], model_path: Path) -> None:
-    fit = Fit(ContextParams(n_ctx=512), margin=gpus(80))
-    with opened(model_path, fit=fit) as model:
+def test_some_layers_fit(workers: Workers, model_path: Path) -> None:
+    fit = Fit(ContextParams(n_ctx=512), margin=workers.margin(80))
+    with opened(workers, model_path, fit=fit) as model:
         assert model.plan is not None
         (device,) = model.plan.devices
         assert 0 < model.plan.n_gpu_layers == model.params.n_gpu_layers < 31
@@ -73,29 +81,29 @@ def test_some_layers_fit(gpus: Callable[[int], int], model_path: Path) -> None:
         assert measure(model.source, more, fit.context).devices[0].needed > 81 * MIB
 
 
-def test_nothing_fits(gpus: Callable[[int], int], model_path: Path) -> None:
-    with opened(model_path, fit=Fit(margin=gpus(-1000))) as model:
+def test_nothing_fits(workers: Workers, model_path: Path) -> None:
+    with opened(workers, model_path, fit=Fit(margin=workers.margin(-1000))) as model:
         assert model.plan is not None
         assert model.params.n_gpu_layers == model.plan.n_gpu_layers == 0
         assert model.plan.devices == ()
 
 
-def test_the_context_is_shortened_first(gpus: Callable[[int], int], model_path: Path) -> None:
-    with opened(model_path, fit=Fit(margin=gpus(220), n_ctx_min=512)) as model:
+def test_the_context_is_shortened_first(workers: Workers, model_path: Path) -> None:
+    with opened(workers, model_path, fit=Fit(margin=workers.margin(220), n_ctx_min=512)) as model:
         assert model.plan is not None
         assert model.plan.n_gpu_layers == 31
         assert 512 < model.plan.n_ctx < 8192
         assert model.plan.devices[0].needed <= 221 * MIB
-    with opened(model_path, fit=Fit(margin=gpus(80), n_ctx_min=512)) as model:
+    with opened(workers, model_path, fit=Fit(margin=workers.margin(80), n_ctx_min=512)) as model:
         assert model.plan is not None
         assert 0 < model.plan.n_gpu_layers < 31
         assert model.plan.n_ctx == 512
 
 
-def test_the_text_is_that_of_the_cpu(
-    gpus: Callable[[int], int], llama: Llama, model_path: Path
-) -> None:
-    with Llama(model_path, n_ctx=512, fit_margin=gpus(60), n_threads=N_THREADS) as fitted:
+def test_the_text_is_that_of_the_cpu(workers: Workers, llama: Llama, model_path: Path) -> None:
+    arguments: dict[str, Any] = {"n_ctx": 512, "n_threads": N_THREADS}
+    arguments |= {"fit_margin": workers.margin(60), "rpc_servers": workers.endpoints}
+    with Llama(model_path, **arguments) as fitted:
         plan = fitted.model.plan
         assert plan is not None
         assert 0 < plan.n_gpu_layers < 31
@@ -105,9 +113,9 @@ def test_the_text_is_that_of_the_cpu(
         assert generated(fitted) == generated(llama)
 
 
-def test_how_the_user_divides_it_stays(gpus: Callable[[int], int], model_path: Path) -> None:
-    fit = Fit(ContextParams(n_ctx=512), margin=gpus(60))
-    with opened(model_path, devices=None, tensor_split=[3, 1], fit=fit) as model:
+def test_how_the_user_divides_it_stays(workers: Workers, model_path: Path) -> None:
+    fit = Fit(ContextParams(n_ctx=512), margin=workers.margin(60))
+    with opened(workers, model_path, devices=None, tensor_split=[3, 1], fit=fit) as model:
         assert model.plan is not None
         assert model.params.tensor_split == [3, 1]
         assert 0 < model.plan.n_gpu_layers < 31
@@ -116,17 +124,22 @@ def test_how_the_user_divides_it_stays(gpus: Callable[[int], int], model_path: P
         assert max(first.needed, second.needed) <= 61 * MIB
 
 
-def test_experts_stay_in_the_hosts_memory(gpus: Callable[[int], int], tmp_path: Path) -> None:
+def test_experts_stay_in_the_hosts_memory(workers: Workers, tmp_path: Path) -> None:
     sizes = Sizes(n_layer=4, n_embd=256, n_ff=512, n_expert=8, n_ctx=512)
     path = write_model(tmp_path / "experts.gguf", "qwen3moe", sizes=sizes)
     context = ContextParams(n_ctx=256, n_batch=32, n_threads=1)
-    with opened(path, fit=Fit(context, margin=0)) as whole, whole.context(**vars(context)) as made:
+    with (
+        opened(workers, path, fit=Fit(context, margin=0)) as whole,
+        whole.context(**vars(context)) as made,
+    ):
         assert whole.plan is not None
         needed = whole.plan.devices[0].needed
         made.decode_tokens([1, 2, 3])
         expected = made.logits().copy()
     assert not whole.plan.buffer_overrides
-    with opened(path, fit=Fit(context, margin=gpus(needed // MIB - 20))) as model:
+    with opened(
+        workers, path, fit=Fit(context, margin=workers.margin(needed // MIB - 20))
+    ) as model:
         assert model.plan is not None
         assert model.plan.buffer_overrides == model.params.buffer_overrides
         assert any("exps" in pattern for pattern in model.plan.buffer_overrides)
@@ -138,32 +151,34 @@ def test_experts_stay_in_the_hosts_memory(gpus: Callable[[int], int], tmp_path: 
             assert made.logits() == pytest.approx(expected, abs=1e-3)
 
 
-def test_a_model_in_several_files(gpus: Callable[[int], int], tmp_path: Path) -> None:
+def test_a_model_in_several_files(workers: Workers, tmp_path: Path) -> None:
     parts = write_split(tmp_path / "split.gguf")
     for given in (parts[0], parts):
-        with opened(given, fit=Fit(margin=0)) as model:  # type: ignore[arg-type]  # a list, too
+        with opened(workers, given, fit=Fit(margin=0)) as model:  # type: ignore[arg-type]  # a list, too
             assert model.plan is not None
             assert model.plan.devices[0].weights > 0
 
 
-def test_an_encoder(gpus: Callable[[int], int], tmp_path: Path) -> None:
+def test_an_encoder(workers: Workers, tmp_path: Path) -> None:
     path = write_model(tmp_path / "bert.gguf", "bert")
-    with Llama(path, embedding=True, n_ctx="auto", fit_margin=0, n_threads=1) as llama:
+    arguments: dict[str, Any] = {"n_ctx": "auto", "fit_margin": 0, "n_threads": 1}
+    with Llama(path, embedding=True, rpc_servers=workers.endpoints, **arguments) as llama:
         assert llama.model.plan is not None
         assert len(llama.embed("a text")) == llama.n_embd()
 
 
-def test_a_vocabulary_alone(gpus: Callable[[int], int], model_path: Path) -> None:
-    with opened(model_path, vocab_only=True) as model:
+def test_a_vocabulary_alone(workers: Workers, model_path: Path) -> None:
+    with opened(workers, model_path, vocab_only=True, devices=None) as model:
         assert model.plan is None
         assert model.vocab.n_tokens == 49152
 
 
 def test_fitting_while_another_model_generates(
-    gpus: Callable[[int], int], llama: Llama, model_path: Path
+    workers: Workers, llama: Llama, model_path: Path
 ) -> None:
     expected = generated(llama)
-    with Llama(model_path, n_gpu_layers=0, n_ctx=256, n_threads=1) as busy:
+    arguments: dict[str, Any] = {"n_gpu_layers": 0, "n_ctx": 256, "n_threads": 1}
+    with Llama(model_path, rpc_servers=workers.endpoints, **arguments) as busy:
         texts: list[str] = []
         stop = threading.Event()
 
@@ -174,7 +189,7 @@ def test_fitting_while_another_model_generates(
         thread = threading.Thread(target=generate)
         thread.start()
         try:
-            fit = Fit(ContextParams(n_ctx=512), margin=gpus(80))
+            fit = Fit(ContextParams(n_ctx=512), margin=workers.margin(80))
             source = busy.model.source
             plans = [plan_memory(source, ModelParams("auto", devices=ONE), fit) for _ in range(2)]
         finally:
@@ -185,17 +200,16 @@ def test_fitting_while_another_model_generates(
 
 
 def test_warnings_are_not_repeated_for_each_measure(
-    gpus: Callable[[int], int], model_path: Path, caplog: pytest.LogCaptureFixture
+    workers: Workers, model_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.INFO, "llamacffi.native"):
-        source = ModelSource(choose("auto"), [model_path])
-        plan_memory(source, ModelParams("auto", devices=ONE), Fit(margin=gpus(80)))
+    with opened(workers, model_path, n_gpu_layers=0) as model:
+        source = model.source
+        with caplog.at_level(logging.INFO, "llamacffi.native"):
+            plan_memory(source, ModelParams("auto", devices=ONE), Fit(margin=workers.margin(80)))
     assert not [record for record in caplog.records if record.name == "llamacffi.native"]
 
 
-def test_a_context_that_finds_too_little_memory(
-    gpus: Callable[[int], int], model_path: Path
-) -> None:
+def test_a_context_that_finds_too_little_memory(workers: Workers, model_path: Path) -> None:
     before = live_handles()
     layers: list[int] = []
 
@@ -207,12 +221,12 @@ def test_a_context_that_finds_too_little_memory(
         return "made"
 
     fit = Fit(ContextParams(n_ctx=512))
-    model, made = open_fitted(lambda fit: opened(model_path, fit=fit), make, fit)
+    model, made = open_fitted(lambda fit: opened(workers, model_path, fit=fit), make, fit)
     with model:
         assert made == "made"
         assert 31 == layers[0] > layers[1] > layers[2] > 0
     with pytest.raises(DeviceMemoryError):  # with a number, nothing is tried again
-        open_fitted(lambda _: opened(model_path, n_gpu_layers=0), _no_context, fit)
+        open_fitted(lambda _: opened(workers, model_path, n_gpu_layers=0), _no_context, fit)
     assert live_handles() == before
 
 
@@ -224,31 +238,38 @@ def _no_context(model: Model) -> str:
 
 
 @pytest.fixture
-def liar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def liar(tiny_path: Path) -> Iterator[list[str]]:
     """One device with 20 MiB, which says that it has all of the machine's memory."""
-    with library_with_devices(choose("cpu").path, tmp_path, 1, room_mib=20) as library:
-        monkeypatch.setenv("LLAMACFFI_LIBRARY", str(library))
-        yield
+    with rpc_server() as server:
+        with Model(tiny_path, n_gpu_layers=0, rpc_servers=[server.endpoint]):
+            (worker,) = server.workers()
+            words = Path(f"/proc/{worker.pid}/status").read_text().split()
+        used = int(words[words.index("VmData:") + 1]) << 10
+        limit = used + 20 * MIB
+        # Inherited by the processes that answer its next clients.
+        resource.prlimit(server.process.pid, resource.RLIMIT_DATA, (limit, limit))
+        yield [server.endpoint]
 
 
-@pytest.mark.usefixtures("liar")
-def test_too_many_layers_asked_for(model_path: Path) -> None:
+def test_too_many_layers_asked_for(liar: list[str], model_path: Path) -> None:
     before = live_handles()
     with pytest.raises(DeviceMemoryError, match="RPC0 needs .* and has") as caught:
-        Model(model_path, n_gpu_layers=31)
+        Model(model_path, n_gpu_layers=31, rpc_servers=liar)
     assert caught.value.needed["RPC0"] > 90 * MIB
     assert caught.value.free["RPC0"] > 0
     assert live_handles() == before
-    with Model(model_path, n_gpu_layers=0) as model, model.context(n_ctx=64) as context:
+    with (
+        Model(model_path, n_gpu_layers=0, rpc_servers=liar) as model,
+        model.context(n_ctx=64) as context,
+    ):
         context.decode_tokens([1, 2, 3])
 
 
-@pytest.mark.usefixtures("liar")
 def test_it_is_tried_again_with_less(
-    model_path: Path, llama: Llama, caplog: pytest.LogCaptureFixture
+    liar: list[str], model_path: Path, llama: Llama, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = generated(llama)
-    with Llama(model_path, n_ctx=256, n_threads=N_THREADS) as fitted:
+    with Llama(model_path, n_ctx=256, n_threads=N_THREADS, rpc_servers=liar) as fitted:
         plan = fitted.model.plan
         assert plan is not None
         assert plan.n_gpu_layers == 0  # the output layer alone is larger
