@@ -4,7 +4,8 @@ Upstream's CMake globs the model sources and sets its versions in CMakeLists.txt
 here keeps an upgrade of llama.cpp from editing the overlay.
 
 Usage: describe.py sources FOLDER [SUFFIX] | describe.py cuda-instances FOLDER PAIR... |
-       describe.py unite FILE... | describe.py version CMAKE_FILE PREFIX
+       describe.py unite FILE... | describe.py metal-kernels DEVICE_SOURCE |
+       describe.py version CMAKE_FILE PREFIX
 """
 
 import re
@@ -42,11 +43,20 @@ def version(cmake_file: str, prefix: str) -> list[str]:
     return [".".join(match.group(1) if match else "0" for match in found)]
 
 
+def metal_kernels(device_source: str) -> list[str]:
+    """The kernel files that the Metal device wants embedded, from its list X(SUFFIX, name)."""
+    text = Path(device_source).read_text(encoding="utf-8")
+    table = re.search(r"#define GGML_METAL_LIBS((?:.*\\\n)*.*)", text)
+    names = re.findall(r"X\(\w+,\s*(\w+)\)", table.group(1)) if table else []
+    return names or sys.exit(f"{device_source} has no list GGML_METAL_LIBS of kernels: find it")
+
+
 if __name__ == "__main__":
     commands = {
         "sources": sources,
         "cuda-instances": cuda_instances,
         "unite": unite,
+        "metal-kernels": metal_kernels,
         "version": version,
     }
     print("\n".join(commands[sys.argv[1]](*sys.argv[2:])))
