@@ -90,6 +90,24 @@ ROWS = (
         tests=("tests/test_packages.py",),
     ),
     Row(
+        "blas",
+        "OpenBLAS for prompts, beside the CPU library",
+        OPTIONS,
+        "blas",
+        platforms=LINUX,
+        elsewhere="on macOS the CPU library has Accelerate; on Windows it was not tried",
+        options=("-Dbackends=cpu,blas",),
+        tests=("tests/rows/test_blas.py",),
+    ),
+    Row(
+        "metal",
+        "Apple's GPUs",
+        NOTHING,  # on macOS ci/setup builds it by default
+        "metal",
+        platforms=(MACOS,),
+        elsewhere="Metal is on macOS only",
+    ),
+    Row(
         "vulkan",
         "GPUs of any vendor; without one, Mesa's software driver computes",
         PACKAGE,

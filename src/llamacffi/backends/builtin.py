@@ -1,4 +1,4 @@
-"""The backends of this distribution: the CPU, and on macOS Metal."""
+"""The backends of this distribution: the CPU, on macOS Metal, and BLAS where it is built."""
 
 from __future__ import annotations
 
@@ -19,6 +19,17 @@ def register_backends(register: Callable[[Backend], None]) -> None:
             "cpu",
             libraries_of("llamacffi", "cpu"),
             remedy="reinstall llamacffi; a build with -Dcpu_variants=x86-64-v2 runs on any x86-64.",
+        )
+    )
+    register(
+        Backend(
+            "blas",
+            libraries_of("llamacffi", "blas"),
+            # Behind the CPU, whose own kernels are faster for nearly all models (docs/backends.md).
+            priority=-10,
+            device_types=("accel",),
+            remedy="build llamacffi with -Dbackends=cpu,blas (docs/building.md), and install "
+            "OpenBLAS: on Debian, apt-get install libopenblas0.",
         )
     )
     register(
