@@ -175,7 +175,7 @@ __attribute__((constructor)) static void crash(void) { abort(); }
 """
 
 
-def test_auto_survives_a_driver_that_crashes(
+def test_a_driver_that_crashes_does_not_take_the_process(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     source, library = tmp_path / "crash.c", tmp_path / "libllama-crash.so"
@@ -188,6 +188,23 @@ def test_auto_survives_a_driver_that_crashes(
     ]
     monkeypatch.setattr("llamacffi.plugins.collect", lambda hook, builtin, kind: offers)
     assert choose("auto") is cpu
+    with pytest.raises(BackendUnavailableError, match="crashed with SIGABRT"):
+        choose("crash")
+    crash = next(report for report in llamacffi.backends() if report.name == "crash")
+    assert "crashed with SIGABRT" in str(crash.reason)
+
+
+def test_a_driver_is_asked_once(offer: Offer, monkeypatch: pytest.MonkeyPatch) -> None:
+    offer("vulkan", priority=100)
+    asked: list[Path] = []
+    look = choice.probe_library
+    monkeypatch.setattr(choice, "probe_library", lambda path: asked.append(path) or look(path))
+    monkeypatch.setattr(choice, "is_open", lambda path: False)
+    assert [chosen(), chosen()] == ["cpu", "cpu"]
+    assert len(asked) == 1
+    monkeypatch.setenv("VK_ICD_FILENAMES", "another.json")
+    assert chosen() == "cpu"
+    assert len(asked) == 2
 
 
 def test_auto_opens_a_library_itself_where_no_child_can_be_started(

@@ -18,7 +18,7 @@ PACKAGE = Path(llamacffi.__file__).parent
 # From the bottom to the top; a module may import what stands before it, a package also itself.
 ORDER = (
     "errors", "call", "prefix", "lifeline", "native", "hookspecs", "plugins", "backends", "rpc",
-    "hub", "gguf_check",
+    "hub", "gguf_check", "model_files", "load_progress",
     "fingerprint", "vocab", "model_params", "context_params", "host_memory", "memory_plan",
     "measuring", "fitting", "model", "opening", "context_memory", "memory", "batch", "decoding",
     "state_format", "state", "context", "prompt_cache", "disk_cache", "adapter", "gguf",

@@ -24,7 +24,8 @@ from llamacffi.errors import ParameterError, UnsupportedError
 from llamacffi.fitting import MARGIN, N_CTX_MIN, Fit
 from llamacffi.generation import Drafter, Generation, Step, run, run_drafted
 from llamacffi.job import Job
-from llamacffi.model import Model, Progress
+from llamacffi.load_progress import Progress
+from llamacffi.model import Model
 from llamacffi.model_params import SPLIT_MODES, MetadataValue, number_or_auto
 from llamacffi.opening import open_fitted
 from llamacffi.prompt_cache import BasePromptCache

@@ -16,14 +16,14 @@ from llamacffi.errors import (
     CancelledError,
     DeviceMemoryError,
     ModelFormatError,
-    ModelLoadError,
-    ModelNotFoundError,
 )
 from llamacffi.fingerprint import fingerprint
 from llamacffi.fitting import Fit, fit_layers
 from llamacffi.gguf_check import check_model_file
+from llamacffi.load_progress import Progress, reporter
 from llamacffi.measuring import SMALLEST, ModelSource, is_about_memory, measure, out_of_memory
 from llamacffi.memory_plan import MemoryPlan
+from llamacffi.model_files import resolve_files
 from llamacffi.model_params import MetadataValue, ModelParams, number_or_auto
 from llamacffi.native.handle import Handle, Owner
 from llamacffi.native.interruptible import in_main_thread, run_interruptible
@@ -40,8 +40,6 @@ __all__ = ["Model"]
 logger = logging.getLogger("llamacffi.fitting")
 
 Result = TypeVar("Result")
-Progress = bool | Callable[[float], bool | None]
-MAGIC = b"GGUF"
 _CHARS = 256
 
 
@@ -141,7 +139,7 @@ class Model(Owner):
             load_mtp=load_mtp,
             rpc_servers=parse_endpoints(rpc_servers),
         )
-        self.paths: list[Path] = _resolve(path, progress)
+        self.paths: list[Path] = resolve_files(path, progress=bool(progress))
         positions = [check_model_file(file, self.params.metadata_overrides) for file in self.paths]
         self._n_positions = next((count for count in positions if count is not None), None)
         self.library: Library = choose(backend, devices or ())
@@ -206,7 +204,7 @@ class Model(Owner):
             if servers is not None:
                 servers.close()
 
-        with _reporter(progress, self.path.name) as report:
+        with reporter(progress, self.path.name) as report:
             pointer = run_interruptible(
                 lambda: lib.llamacffi_model_load(names, len(encoded), params, state, error),
                 cancel,
@@ -458,69 +456,3 @@ class Model(Owner):
                 self._handle.pointer, ffi.NULL if name is None else name.encode()
             )
             return None if text == ffi.NULL else str(ffi.string(text).decode("utf-8", "replace"))
-
-
-def _resolve(path: Any, progress: Progress) -> list[Path]:
-    if isinstance(path, list | tuple):
-        if not path:
-            raise ModelNotFoundError("An empty list of model files was given. Name at least one.")
-        files = [_resolve_one(part, progress) for part in path]
-    else:
-        files = [_resolve_one(path, progress)]
-    for file in files:
-        _check_magic(file)
-    return files
-
-
-def _resolve_one(reference: Any, progress: Progress) -> Path:
-    if os.path.isfile(reference):  # noqa: PTH113 - takes whatever the user gave
-        return Path(reference)
-    from llamacffi import hub  # only where something is to be looked up or fetched
-
-    return hub.resolve(reference, progress=bool(progress))
-
-
-def _check_magic(file: Path) -> None:
-    """Say early and plainly what the file is not; llama.cpp's own words come much later."""
-    if not file.is_file():
-        raise ModelFormatError(f"{file} is not a file. Name a .gguf file.")
-    try:
-        with file.open("rb") as opened:
-            start = opened.read(len(MAGIC))
-    except OSError as error:
-        raise ModelLoadError(
-            f"{file} cannot be read: {error.strerror}. Check its permissions."
-        ) from error
-    if start != MAGIC:
-        found = "it is empty" if not start else f"it starts with {start!r}"
-        raise ModelFormatError(
-            f"{file} is not a GGUF file: {found} instead of {MAGIC!r}. Download it again, or "
-            "convert the model to GGUF first."
-        )
-
-
-class _reporter:  # noqa: N801 - reads as a verb where it is used
-    """Turns the `progress` argument into a function of the fraction done; False cancels."""
-
-    def __init__(self, progress: Progress, name: str) -> None:
-        self._progress = progress
-        self._name = name
-        self._bar: Any = None
-
-    def __enter__(self) -> Callable[[float], bool]:
-        if self._progress is True:
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=100, desc=f"Loading {self._name}", unit="%", leave=False)
-        return self._report
-
-    def __exit__(self, *exception: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def _report(self, fraction: float) -> bool:
-        if self._bar is not None:
-            self._bar.update(round(100 * fraction) - self._bar.n)
-        elif callable(self._progress):
-            return self._progress(float(fraction)) is not False
-        return True

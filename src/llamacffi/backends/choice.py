@@ -92,7 +92,7 @@ def choose(name: str = AUTO, devices: Collection[str] = ()) -> Library:
         name: A backend's name, optionally with a variant ("cpu:x86-64-v3"): that one or an
             error. "auto": the one with the highest priority that works here, but one with an
             integrated GPU only where no other has a real one. A library that needs devices is
-            tried in a child process first, in case its driver crashes.
+            tried in a child process first, once, in case its driver crashes.
         devices: The names of devices that will be asked for. A backend with nothing but a
             software renderer is usable if that is among them; never for "auto".
 
@@ -143,7 +143,7 @@ def _choose_named(name: str, devices: Collection[str]) -> Library:
         raise BackendUnavailableError(
             f"Backend {base!r} was asked for and {known} Found here: {_summary()}.{aside}"
         )
-    report = _report(offer, _open_here, variant, devices)
+    report = _report(offer, _opener(offer, _probe_once), variant, devices)
     if not report.libraries:
         plugins.failure_of(base)
     if report.library is None:
@@ -164,8 +164,7 @@ def _choose_best() -> Library:
     passed_over = []
     integrated: BackendReport | None = None
     for offer in sorted(_offers().values(), key=lambda offer: -offer.priority):
-        open_with = _open_safely if offer.device_types else _open_here
-        report = _report(offer, open_with, names=None)
+        report = _report(offer, _opener(offer, _probe_once), names=None)
         if report.library is None:
             passed_over.append(f"{report.name}: {report.reason}")
             if _mismatched(report) or (report.installed and not report.libraries):
@@ -212,14 +211,33 @@ def _open_here(path: Path) -> Inventory:
     return inventory(open_library(path))
 
 
-def _open_safely(path: Path) -> Inventory:
-    """In a child process first, where one can be started: a driver may crash."""
-    if not is_open(path):
-        try:
-            return probe_library(path)
-        except CannotProbeError as error:
-            logger.info("%s", error)
-    return _open_here(path)
+def _opener(offer: _Offer, probe: Callable[[Path], Inventory]) -> Callable[[Path], Inventory]:
+    """How to look at a library: in a child process first where it needs a driver, which may crash.
+
+    Not where the library is open already, nor where no child process can be started.
+    """
+
+    def open_safely(path: Path) -> Inventory:
+        if not is_open(path):
+            try:
+                return probe(path)
+            except CannotProbeError as error:
+                logger.info("%s", error)
+        return _open_here(path)
+
+    return open_safely if offer.device_types else _open_here
+
+
+_answers: dict[tuple[Path, int, tuple[tuple[str, str], ...]], Inventory] = {}
+
+
+def _probe_once(path: Path) -> Inventory:
+    """As `probe_library`, which is asked again when the file or the environment has changed."""
+    changed = path.stat().st_mtime_ns if path.exists() else 0
+    key = path, changed, tuple(sorted(os.environ.items()))
+    if key not in _answers:
+        _answers[key] = probe_library(path)
+    return _answers[key]
 
 
 def _report(
@@ -296,8 +314,9 @@ def backends(probe: bool = False) -> list[BackendReport]:
     """Report on every backend: what is installed, what is usable, and if not, why and the mend.
 
     Args:
-        probe: Open every candidate in a child process, so that a library that crashes takes
-            nobody along. Otherwise candidates are opened in this process, where they stay.
+        probe: Open every candidate in a child process. Otherwise that is done only with
+            libraries that need a driver, and the others are opened in this process, where they
+            stay. Either way a driver that crashes takes nobody along.
 
     Returns:
         One report per backend, in the order in which "auto" tries them; those that exist
@@ -305,8 +324,10 @@ def backends(probe: bool = False) -> list[BackendReport]:
     """
     offers = _offers()
     ordered = sorted(offers.values(), key=lambda offer: -offer.priority)
-    open_with = probe_library if probe else _open_here
-    reports = [_report(offer, open_with) for offer in ordered]
+    reports = [
+        _report(offer, probe_library if probe else _opener(offer, probe_library))
+        for offer in ordered
+    ]
     absent = [
         BackendReport(name, False, False, reason="not installed", remedy=remedy)
         for name, remedy in REMEDIES.items()
