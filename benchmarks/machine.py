@@ -18,7 +18,7 @@ def describe() -> dict[str, object]:
         "processors": os.cpu_count(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
-        "compiler": _first_line("c++", "--version"),
+        "system's compiler": _first_line("c++", "--version"),
         "llama.cpp": _pinned_commit(),
     }
 

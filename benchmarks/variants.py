@@ -50,7 +50,7 @@ class Row:
 
 def main() -> int:
     options = parse_arguments()
-    facts = machine.describe()
+    facts = machine.describe() | {"backend": "cpu", "built by": compiler(options.libraries)}
     facts |= {"threads": options.threads, "rounds": options.rounds, "model": options.model.name}
     facts |= {"rates": "per second of processor time" if options.cpu_time else "per second"}
     facts["load average before"] = machine.load_average()
@@ -99,6 +99,12 @@ def libraries(folder: Path) -> dict[str, LibraryInfo]:
         if path.with_suffix(suffix).is_file()
     ]
     return {info.variant: info for info in found}
+
+
+def compiler(folder: Path) -> str:
+    """What Meson compiled a build folder with."""
+    found = json.loads((folder / "meson-info" / "intro-compilers.json").read_text(encoding="utf-8"))
+    return str(found["host"]["cpp"]["full_version"])
 
 
 def measure(
