@@ -141,7 +141,7 @@ def _choose_named(name: str, devices: Collection[str]) -> Library:
         remedy = REMEDIES.get(base)
         known = f"is not installed. To install it: {remedy}" if remedy else "is not known."
         raise BackendUnavailableError(
-            f"Backend {base!r} was asked for and {known} Found here: {_summary()}.{aside}"
+            f"Backend {base!r} was asked for and {known} Found here: {_others(base)}.{aside}"
         )
     report = _report(offer, _opener(offer, _probe_once), variant, devices)
     if not report.libraries:
@@ -153,7 +153,7 @@ def _choose_named(name: str, devices: Collection[str]) -> Library:
             f"Backend {name!r} was asked for and cannot be used: {report.reason}."
             + (f" Tried: {tried}." if len(report.libraries) > 1 else "")
             + (f" To use it: {report.remedy}" if report.remedy else "")
-            + f" Found here: {_summary()}."
+            + f" Others here: {_others(base)}."
         )
     for renderer in named(report.library.devices, devices):
         logger.info("Backend %r has a software renderer that was asked for: %s.", name, renderer)
@@ -201,9 +201,11 @@ def _mismatched(report: BackendReport) -> bool:
     return report.library is None and any(library.mismatch for library in report.libraries)
 
 
-def _summary() -> str:
+def _others(asked: str) -> str:
     return "; ".join(
-        f"{report.name} ({'usable' if report.usable else report.reason})" for report in backends()
+        f"{report.name} ({'usable' if report.usable else report.reason})"
+        for report in backends()
+        if report.name != asked
     )
 
 
