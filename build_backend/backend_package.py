@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # Hatchling loads this file by its path; its siblings are found as the root's own build finds them.
 sys.path.insert(0, str(ROOT / "build_backend"))
 
-from libraries import build_libraries, requirements  # noqa: E402  (after the path is set)
-from version import version  # noqa: E402
+from libraries import build_libraries, requirements  # noqa: E402 - after the path is set
+from version import version  # noqa: E402 - likewise
 
 
 class BackendMetadata(MetadataHookInterface):

@@ -36,8 +36,7 @@ def create_fitted(
     Raises:
         DeviceMemoryError: Not even the shortest could be made.
     """
-    streams = 1 if fit.context.kv_unified else fit.context.n_seq_max
-    shortest = min(fit.n_ctx_min, model.n_ctx_train) * streams
+    shortest = min(fit.n_ctx_min, model.n_ctx_train) * fit.context.n_streams
     try:
         n_ctx = fit_context(
             model.source, model.params, fit.context, fit, encodes, model.n_ctx_train

@@ -72,6 +72,11 @@ class ContextParams:
     yarn_beta_slow: float = -1.0
     yarn_orig_ctx: int = 0
 
+    @property
+    def n_streams(self) -> int:
+        """Buffers that the cache is divided in, each of which is to have the full length."""
+        return 1 if self.kv_unified else self.n_seq_max
+
     def to_native(self, library: Library, encodes: bool) -> Any:
         """Build the struct.
 

@@ -130,7 +130,7 @@ def _fit_layers(
     params, n_ctx = _fit_smaller(source, whole, fit, context, kept)
     layers: Sequence[int] = ()
     if params is None or fit.attempt == ATTEMPTS:
-        shortest = min(fit.n_ctx_min * _streams(context), int(context.n_ctx))
+        shortest = min(fit.n_ctx_min * context.n_streams, int(context.n_ctx))
         n_ctx = shortest if shorten else int(context.n_ctx)
         params = _fewer(source, whole, fit, _sized(context, n_ctx), kept)
     elif params.tensor_split is not None:
@@ -252,7 +252,7 @@ def fit_context(
     def plan(n_ctx: int) -> MemoryPlan:
         return measure(source, params, _sized(context, n_ctx), encodes)
 
-    streams = _streams(context)
+    streams = context.n_streams
     loaded = n_ctx_train is not None
     if n_ctx_train is None:
         n_ctx_train = plan(N_CTX_STEP * streams).n_ctx_train
@@ -299,13 +299,8 @@ def _sized(context: ContextParams, n_ctx: int) -> ContextParams:
     return replace(context, n_ctx=n_ctx)
 
 
-def _streams(context: ContextParams) -> int:
-    """Buffers that the cache is divided in, each of which is to have the full length."""
-    return 1 if context.kv_unified else context.n_seq_max
-
-
 def _longest(n_ctx_train: int, context: ContextParams) -> int:
-    return max(1, min(n_ctx_train * _streams(context), N_CTX_MOST))
+    return max(1, min(n_ctx_train * context.n_streams, N_CTX_MOST))
 
 
 def plan_memory(source: ModelSource, params: ModelParams, fit: Fit) -> MemoryPlan:

@@ -45,6 +45,12 @@ class ModelSource:
         """See `ModelParams.to_native`."""
         return params.to_native(self.library, self.servers)
 
+    def native_paths(self) -> tuple[Any, list[Any]]:
+        """The files' names as a `char *[]`, and the texts it points to, to be kept alive."""
+        ffi = self.library.ffi
+        encoded = [ffi.new("char[]", os.fsencode(path)) for path in self.paths]
+        return ffi.new("char *[]", encoded), encoded
+
     def devices(self) -> tuple[Device, ...]:
         """The devices that it may be put on."""
         remote = self.servers.found if self.servers is not None else ()
@@ -112,14 +118,14 @@ def run_fit(source: ModelSource, call: Callable[..., Any]) -> tuple[Any, Any]:
     """Call a function that loads the model; returns its result and the error struct."""
     library, ffi = source.library, source.library.ffi
     state, error = ffi.new("struct llamacffi_progress *"), library.new_error()
-    encoded = [ffi.new("char[]", os.fsencode(path)) for path in source.paths]
-    names = ffi.new("char *[]", encoded)
+    names, keep = source.native_paths()
     library.log.follow_level()
 
     def cancel() -> None:
         state.cancel = 1
 
     result = run_interruptible(lambda: call(names, state, error), cancel, tick=library.log.drain)
+    del keep
     library.log.drain()
     library.check_servers(error, f"Measuring {source.paths[0]}")
     return result, error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 __all__ = ["DeviceMemory", "MemoryPlan", "in_units"]
@@ -81,8 +81,6 @@ class MemoryPlan:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        from dataclasses import asdict
-
         places = [asdict(place) | {"needed": place.needed} for place in self.places]
         facts = {name: value for name, value in vars(self).items() if name != "host"}
         return facts | {"devices": places, "fits": self.fits}

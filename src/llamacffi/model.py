@@ -154,7 +154,7 @@ class Model(Owner):
             if self.params.n_gpu_layers == AUTO:
                 self._handle = self._load_fitted(progress, fit or Fit())
             else:
-                self._handle = self._load(progress, self._servers)
+                self._handle = self._load(progress)
         except BaseException:
             if self._servers is not None:
                 self._servers.close()
@@ -174,21 +174,20 @@ class Model(Owner):
             self.params, self.plan = fit_layers(self.source, asked, fit)
             self.fit = fit
             try:
-                return self._load(progress, self._servers)
+                return self._load(progress)
             except DeviceMemoryError as error:
                 if self.plan is None or fit.next is None:
                     raise
                 logger.warning("%s It is tried again with less on the devices.", error)
                 fit = fit.next
 
-    def _load(self, progress: Progress, servers: RemoteServers | None) -> Handle:
-        library = self.library
+    def _load(self, progress: Progress) -> Handle:
+        library, servers = self.library, self._servers
         ffi, lib = library.ffi, library.lib
         params, keep = self.params.to_native(library, servers)
         state = ffi.new("struct llamacffi_progress *")
         error = library.new_error()
-        encoded = [ffi.new("char[]", os.fsencode(path)) for path in self.paths]
-        names = ffi.new("char *[]", encoded)
+        names, encoded = self.source.native_paths()
         library.log.follow_level()
 
         def cancel() -> None:
